@@ -1,0 +1,260 @@
+"""The oracle of the tests: every operation in float64 NumPy, and how far float32 may be from it.
+
+The functions have the names, signatures and conventions of ``convkern`` (less ``out`` and
+``threads``), and share no code with it. They compute in float64, or in the inputs' own type where
+that is wider still (``numpy.longdouble``). Padding is zeros that are multiplied like any other
+pixel, so ``0 * inf`` is NaN, as ``numpy.pad`` and IEEE 754 have it.
+"""
+
+import numpy as np
+
+# Slope bound, and rounding of the activation itself in units of u times its value, or times the
+# scale of its argument where it is a product that cancels.
+_LIPSCHITZ = {"hardsigmoid": 1 / 6, "hardswish": 1.5, "sigmoid": 1 / 4, "silu": 1.1}
+_ROUNDINGS = {"hardsigmoid": 3, "hardswish": 4, "sigmoid": 8, "silu": 10}
+
+
+def activate(z, activation):
+    """Apply an activation, by name or as the (low, high) of a clamp; NaN stays NaN."""
+    if activation is None:
+        return z
+    if not isinstance(activation, str):
+        return np.clip(z, *activation)
+    with np.errstate(all="ignore"):
+        return {
+            "relu": lambda: np.maximum(z, 0),
+            "relu6": lambda: np.clip(z, 0, 6),
+            "hardsigmoid": lambda: np.clip(z + 3, 0, 6) / 6,
+            "hardswish": lambda: z * (np.clip(z + 3, 0, 6) / 6),
+            "sigmoid": lambda: 1 / (1 + np.exp(-z)),
+            "silu": lambda: z / (1 + np.exp(-z)),
+        }[activation]()
+
+
+def conv2d(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    activation=None,
+    residual=None,
+    layout="NHWC",
+    weight_layout=None,
+):
+    """Cross-correlate images with filters; see ``convkern.conv2d``."""
+    w = _hwio(w, weight_layout or _WEIGHT_LAYOUT[layout])
+    images = _nhwc(x, layout)
+    y = _correlate(images, w, _pair(stride), padding, _pair(dilation), groups)
+    y = _like(y, np.ndim(x), layout)
+    if bias is not None:
+        y = y + np.asarray(bias)[_channels_last(layout)]
+    if residual is not None:
+        y = y + np.asarray(residual)
+    return activate(y, activation)
+
+
+def depthwise_conv2d(x, w, bias=None, *, dilation=1, layout="NHWC", weight_layout=None, **options):
+    """Filter every channel by itself; see ``convkern.depthwise_conv2d``."""
+    weight_layout = weight_layout or _WEIGHT_LAYOUT[layout]
+    w = np.asarray(w)
+    if weight_layout == "HWIO":  # (kh, kw, C[, multiplier]) -> (kh, kw, 1, C * multiplier)
+        w = w.reshape(*w.shape[:2], 1, -1)
+    groups = np.shape(x)[-1 if layout == "NHWC" else -3]
+    return conv2d(
+        x,
+        w,
+        bias,
+        dilation=dilation,
+        groups=groups,
+        layout=layout,
+        weight_layout=weight_layout,
+        **options,
+    )
+
+
+def pointwise_conv2d(x, w, bias=None, *, layout="NHWC", weight_layout=None, **options):
+    """Mix the channels of every pixel; see ``convkern.pointwise_conv2d``."""
+    weight_layout = weight_layout or _WEIGHT_LAYOUT[layout]
+    w = np.asarray(w)
+    if w.ndim == 2:
+        w = w[None, None] if weight_layout == "HWIO" else w[:, :, None, None]
+    return conv2d(x, w, bias, layout=layout, weight_layout=weight_layout, **options)
+
+
+def separable_conv2d(
+    x,
+    dw,
+    pw,
+    dw_bias=None,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    dw_activation=None,
+    activation=None,
+    residual=None,
+    **layouts,
+):
+    """Depthwise, then pointwise; see ``convkern.separable_conv2d``."""
+    window = {"stride": stride, "padding": padding, "dilation": dilation}
+    y = depthwise_conv2d(x, dw, dw_bias, activation=dw_activation, **window, **layouts)
+    return pointwise_conv2d(y, pw, bias, activation=activation, residual=residual, **layouts)
+
+
+def bound(op, *arrays, dtype=np.float32, activation=None, residual=None, **options):
+    """Bound the error of ``op(*arrays, ...)`` computed in `dtype`, for every output element.
+
+    A sum of K products and a bias, in any order, fused or not, is off by at most
+    gamma(K + 1) * (sum |x| |w| + |b|), gamma(n) = n u / (1 - n u), u half the spacing of 1: Higham,
+    Accuracy and Stability of Numerical Algorithms, section 3.1. A residual is one more term. What
+    underflows may be flushed to zero. An activation stretches the error by at most its Lipschitz
+    constant and adds its own rounding.
+
+    Parameters
+    ----------
+    op : function of this module
+    *arrays, activation, residual, **options
+        What `op` is called with.
+    dtype : data-type, optional
+        The type whose roundings are counted.
+
+    Returns
+    -------
+    ndarray of float64
+        Where an infinity or a NaN takes part, the bound is not finite.
+    """
+    with np.errstate(all="ignore"):
+        if op is separable_conv2d:
+            error = _separable_error(*arrays, dtype=dtype, residual=residual, **options)
+        else:
+            x, w, *bias = arrays
+            error = _sum_error(op, x, w, *bias, dtype=dtype, residual=residual, **options)
+        z = op(*arrays, residual=residual, **options)
+        return activation_error(z, error, activation, dtype)
+
+
+def _sum_error(op, x, w, bias=None, *, dtype, residual=None, x_error=0.0, **options):
+    """Error of one operation's sums over an `x` itself known to within `x_error`."""
+    window = {k: v for k, v in options.items() if k != "dw_activation"}
+    inputs = np.abs(x) + x_error
+    magnitude = op(inputs, np.abs(w), _abs(bias), residual=_abs(residual), **window)
+    terms = _terms(op, w, **options) + 1 + (residual is not None)
+    error = _gamma(terms, dtype) * magnitude + terms * float(np.finfo(dtype).tiny)
+    if np.ndim(x_error):
+        error = error + op(x_error, np.abs(w), **window)
+    return error
+
+
+def _separable_error(
+    x, dw, pw, dw_bias=None, bias=None, *, dtype, residual, dw_activation=None, **options
+):
+    """The depthwise half's error, carried through the pointwise half's weights."""
+    layouts = {k: v for k, v in options.items() if k in ("layout", "weight_layout")}
+    depthwise = {"activation": dw_activation, **options}
+    y = depthwise_conv2d(x, dw, dw_bias, **depthwise)
+    y_error = bound(depthwise_conv2d, x, dw, dw_bias, dtype=dtype, **depthwise)
+    return _sum_error(
+        pointwise_conv2d, y, pw, bias, dtype=dtype, residual=residual, x_error=y_error, **layouts
+    )
+
+
+def activation_error(z, error, activation, dtype):
+    """Bound the error of an activation of `z`, itself known to within `error`."""
+    if not isinstance(activation, str) or activation in ("relu", "relu6"):
+        return error
+    u = np.finfo(dtype).eps / 2
+    scale = {
+        "hardsigmoid": 1.0,
+        "hardswish": np.abs(z),
+        "sigmoid": activate(z, "sigmoid"),
+        "silu": np.abs(activate(z, "silu")),
+    }[activation]
+    flushed = np.finfo(dtype).tiny * (1 + np.abs(z))
+    own = _ROUNDINGS[activation] * u * scale + flushed
+    return _LIPSCHITZ[activation] * error + own
+
+
+def _terms(op, w, *, layout="NHWC", weight_layout=None, **_):
+    """How many products one output of `op` sums."""
+    oihw = (weight_layout or _WEIGHT_LAYOUT[layout]) == "OIHW"
+    if op is depthwise_conv2d:
+        return int(np.prod(np.shape(w)[2:] if oihw else np.shape(w)[:2]))
+    return int(np.prod(np.shape(w)[1:] if oihw else np.shape(w)[:-1]))
+
+
+def _gamma(n, dtype):
+    u = float(np.finfo(dtype).eps) / 2
+    return n * u / (1 - n * u)
+
+
+def _correlate(x, w, stride, padding, dilation, groups):
+    """Sum over taps: (B, H, W, C) images, (kh, kw, C / groups, N) filters."""
+    pads = resolve_padding(padding, x.shape[1:3], w.shape[:2], stride, dilation)
+    x = np.pad(x, ((0, 0), *pads, (0, 0)))
+    (sh, sw), (dh, dw) = stride, dilation
+    kh, kw, terms, outputs = w.shape
+    height = (x.shape[1] - dh * (kh - 1) - 1) // sh + 1
+    width = (x.shape[2] - dw * (kw - 1) - 1) // sw + 1
+    y = np.zeros((groups, x.shape[0] * height * width, outputs // groups), x.dtype)
+    with np.errstate(all="ignore"):
+        for i, j in np.ndindex(kh, kw):
+            rows = slice(i * dh, i * dh + sh * (height - 1) + 1, sh)
+            columns = slice(j * dw, j * dw + sw * (width - 1) + 1, sw)
+            pixels = x[:, rows, columns].reshape(-1, groups, terms)
+            filters = w[i, j].reshape(terms, groups, -1)
+            y += pixels.swapaxes(0, 1) @ filters.swapaxes(0, 1)
+    return y.swapaxes(0, 1).reshape(x.shape[0], height, width, outputs)
+
+
+def resolve_padding(padding, size, kernel, stride, dilation):
+    """Spell any padding out as ((top, bottom), (left, right))."""
+    if padding == "valid":
+        return [(0, 0), (0, 0)]
+    if padding in ("same", "same_lower"):
+        pads = []
+        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            less, more = total // 2, total - total // 2
+            pads.append((less, more) if padding == "same" else (more, less))
+        return pads
+    return [_pair(p) for p in _pair(padding)]
+
+
+_WEIGHT_LAYOUT = {"NHWC": "HWIO", "NCHW": "OIHW"}
+
+
+def _pair(value):
+    return (value, value) if np.ndim(value) == 0 else tuple(value)
+
+
+def _abs(a):
+    return None if a is None else np.abs(a)
+
+
+def _wide(a):
+    return np.asarray(a, dtype=np.result_type(np.asarray(a), np.float64))
+
+
+def _hwio(w, weight_layout):
+    return _wide(w) if weight_layout == "HWIO" else _wide(w).transpose(2, 3, 1, 0)
+
+
+def _nhwc(x, layout):
+    x = _wide(x)[(None,) * (4 - np.ndim(x))]
+    return x if layout == "NHWC" else x.transpose(0, 2, 3, 1)
+
+
+def _like(y, ndim, layout):
+    """Undo `_nhwc` on a result, for an input of `ndim` axes."""
+    y = y if layout == "NHWC" else y.transpose(0, 3, 1, 2)
+    return y if ndim == 4 else y[0]
+
+
+def _channels_last(layout):
+    """Index that lines a (N,) vector up with the channel axis."""
+    return ... if layout == "NHWC" else (slice(None), None, None)

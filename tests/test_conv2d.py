@@ -1,0 +1,174 @@
+"""conv2d against the oracle, at the edges of shapes and windows."""
+
+from itertools import product
+
+import pytest
+from cases import CHANNELS, call, channels_id, check
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+
+@pytest.mark.parametrize("channels", CHANNELS, ids=channels_id)
+def test_input_channels(channels, data):
+    check(call("conv2d", (1, 4, 5, channels), outputs=5, padding=1, data=data))
+    check(call("conv2d", (1, 4, 5, channels), kernel=(1, 1), outputs=5, data=data))
+
+
+@pytest.mark.parametrize("outputs", CHANNELS, ids=channels_id)
+def test_output_channels(outputs, data):
+    check(call("conv2d", (1, 4, 5, 3), outputs=outputs, padding=1, data=data))
+    check(call("conv2d", (1, 4, 5, 3), kernel=(1, 1), outputs=outputs, data=data))
+
+
+@pytest.mark.parametrize("channels", [127, 129, 256, 509, 512, 1031])
+def test_long_sums(channels, data):
+    check(call("conv2d", (1, 3, 4, channels), outputs=33, padding=1, data=data))
+
+
+@pytest.mark.parametrize("width", range(1, 10), ids="width_{}".format)
+@pytest.mark.parametrize("height", range(1, 10), ids="height_{}".format)
+def test_image_size(height, width, data):
+    for stride in (1, 2, 3):
+        check(call("conv2d", (1, height, width, 5), padding=1, stride=stride, data=data))
+
+
+@pytest.mark.parametrize("pixels", range(1, 65))
+def test_pixels_per_tile(pixels, data):
+    check(call("conv2d", (1, 1, pixels, 3), outputs=17, padding=1, data=data))
+
+
+@pytest.mark.parametrize("kw", range(1, 8), ids="kw_{}".format)
+@pytest.mark.parametrize("kh", range(1, 8), ids="kh_{}".format)
+def test_kernel(kh, kw, data):
+    for stride, dilation in product((1, 2, 3), (1, 2)):
+        window = {"kernel": (kh, kw), "stride": stride, "dilation": dilation, "data": data}
+        check(call("conv2d", (1, 6, 7, 3), padding="same", **window))
+        check(call("conv2d", (1, 14, 15, 2), padding="valid", **window))
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        0,
+        1,
+        3,
+        (0, 2),
+        (2, 0),
+        ((0, 1), (1, 0)),
+        ((1, 0), (0, 1)),
+        ((3, 0), (0, 5)),
+        ((0, 0), (7, 9)),
+        "valid",
+        "same",
+        "same_lower",
+    ],
+    ids=str,
+)
+def test_padding(padding, data):
+    for kernel, stride in product(((3, 3), (2, 4)), (1, 2, (3, 1))):
+        check(
+            call("conv2d", (1, 5, 6, 4), kernel=kernel, stride=stride, padding=padding, data=data)
+        )
+
+
+def test_padding_wider_than_the_image(data):
+    check(call("conv2d", (1, 1, 1, 3), kernel=(3, 3), padding=6, data=data))
+    check(call("conv2d", (1, 2, 1, 3), kernel=(5, 5), padding=6, stride=3, dilation=2, data=data))
+
+
+@pytest.mark.parametrize("stride", [(1, 2), (3, 1), (5, 7)], ids=str)
+@pytest.mark.parametrize("dilation", [(1, 2), (3, 1)], ids=str)
+def test_unequal_stride_and_dilation(stride, dilation, data):
+    check(call("conv2d", (1, 9, 8, 5), stride=stride, dilation=dilation, padding=2, data=data))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [(0, 5, 6, 3), (1, 5, 6, 3), (3, 5, 6, 3), (5, 6, 3)],
+    ids=["batch_0", "batch_1", "batch_3", "unbatched"],
+)
+def test_batch(x, layout, data):
+    check(call("conv2d", x, outputs=7, padding=1, layout=layout, data=data))
+
+
+@pytest.mark.parametrize(
+    "groups, terms, outputs",
+    [
+        (2, 1, 1),
+        (2, 4, 3),
+        (3, 5, 7),
+        (4, 8, 8),
+        (5, 1, 2),
+        (7, 16, 16),
+        (8, 2, 1),
+        (16, 1, 1),
+        (17, 1, 1),
+        (2, 33, 17),
+    ],
+)
+def test_groups(groups, terms, outputs, layout, data):
+    for stride, dilation in ((1, 1), (2, 1), (1, 2)):
+        check(
+            call(
+                "conv2d",
+                (2, 5, 6, groups * terms),
+                groups=groups,
+                outputs=groups * outputs,
+                padding=1,
+                stride=stride,
+                dilation=dilation,
+                layout=layout,
+                data=data,
+            )
+        )
+
+
+@pytest.mark.parametrize("size", [(21, 19), (2, 401)], ids=["several_rows", "part_of_a_row"])
+def test_blocks(size, data):
+    """More pixels than a block of the GEMM holds, and more terms than a range of them."""
+    check(call("conv2d", (2, *size, 97), outputs=5, padding=1, data=data))
+
+
+def test_no_bias(layout, data):
+    check(call("conv2d", (2, 5, 6, 7), outputs=17, bias=False, padding=1, layout=layout, data=data))
+
+
+def test_sums_that_cancel():
+    check(call("conv2d", (2, 5, 6, 29), outputs=17, padding=1, data="wide_range"))
+
+
+# Kinds of layers in real networks, images cut down: (C, N, kernel, stride, padding, dilation).
+@pytest.mark.parametrize(
+    "channels, outputs, kernel, stride, padding, dilation",
+    [
+        (3, 32, (3, 3), 2, "same", 1),
+        (3, 64, (7, 7), 2, 3, 1),
+        (3, 96, (11, 11), 4, 2, 1),
+        (64, 64, (1, 7), 1, (0, 3), 1),
+        (64, 64, (7, 1), 1, (3, 0), 1),
+        (128, 128, (3, 3), 1, 1, 1),
+        (64, 64, (3, 3), 1, 6, 6),
+    ],
+    ids=[
+        "mobilenet_conv1",
+        "resnet_conv1",
+        "alexnet_conv1",
+        "inception_1x7",
+        "inception_7x1",
+        "vgg_conv",
+        "atrous",
+    ],
+)
+def test_layers_of_real_networks(channels, outputs, kernel, stride, padding, dilation, data):
+    check(
+        call(
+            "conv2d",
+            (1, 17, 16, channels),
+            kernel=kernel,
+            outputs=outputs,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            data=data,
+        )
+    )

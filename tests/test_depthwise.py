@@ -1,0 +1,130 @@
+"""depthwise_conv2d against the oracle, at the edges of shapes and windows."""
+
+from itertools import product
+
+import pytest
+from cases import CHANNELS, call, channels_id, check
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+OP = "depthwise_conv2d"
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3], ids="stride_{}".format)
+@pytest.mark.parametrize("channels", [*CHANNELS, 128, 131], ids=channels_id)
+def test_channels(channels, stride, data):
+    check(call(OP, (1, 5, 6, channels), padding=1, stride=stride, data=data))
+    check(call(OP, (1, 5, 6, channels), kernel=(5, 5), padding=2, stride=stride, data=data))
+
+
+@pytest.mark.parametrize("width", range(1, 10), ids="width_{}".format)
+@pytest.mark.parametrize("height", range(1, 10), ids="height_{}".format)
+def test_image_size(height, width, data):
+    for stride in (1, 2, 3):
+        check(call(OP, (1, height, width, 17), padding=1, stride=stride, data=data))
+        check(call(OP, (1, height, width, 3), padding="same", stride=stride, data=data))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5)], ids=str)
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 7, 11, 16, 29], ids="width_{}".format)
+def test_without_padding(width, kernel, data):
+    for height, stride in product((5, 6, 7), (1, 2)):
+        if width >= kernel[1]:
+            check(call(OP, (1, height, width, 9), kernel=kernel, stride=stride, data=data))
+
+
+@pytest.mark.parametrize("kw", range(1, 8), ids="kw_{}".format)
+@pytest.mark.parametrize("kh", range(1, 8), ids="kh_{}".format)
+def test_kernel(kh, kw, data):
+    for stride, dilation in product((1, 2, 3), (1, 2)):
+        window = {"kernel": (kh, kw), "stride": stride, "dilation": dilation, "data": data}
+        check(call(OP, (1, 6, 7, 9), padding="same", **window))
+        check(call(OP, (1, 14, 15, 5), padding="valid", **window))
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        0,
+        1,
+        3,
+        (0, 2),
+        (2, 0),
+        ((0, 1), (1, 0)),
+        ((1, 0), (0, 1)),
+        ((3, 0), (0, 5)),
+        ((0, 0), (7, 9)),
+        "valid",
+        "same",
+        "same_lower",
+    ],
+    ids=str,
+)
+def test_padding(padding, data):
+    for kernel, stride in product(((3, 3), (2, 4)), (1, 2, (2, 1), (1, 2), (3, 1))):
+        check(call(OP, (1, 5, 6, 18), kernel=kernel, stride=stride, padding=padding, data=data))
+
+
+def test_padding_wider_than_the_image(data):
+    for stride in (1, 2):
+        check(call(OP, (1, 1, 1, 9), padding=6, stride=stride, data=data))
+        check(call(OP, (1, 2, 1, 9), padding=((0, 7), (9, 0)), stride=stride, data=data))
+        check(
+            call(OP, (1, 2, 1, 9), kernel=(5, 5), padding=6, stride=stride, dilation=2, data=data)
+        )
+
+
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 1), (5, 7)], ids=str)
+@pytest.mark.parametrize("dilation", [1, (1, 2), (3, 1)], ids=str)
+def test_unequal_stride_and_dilation(stride, dilation, data):
+    check(call(OP, (1, 9, 8, 21), stride=stride, dilation=dilation, padding=2, data=data))
+
+
+@pytest.mark.parametrize("multiplier", [2, 3, 4, 8, 17], ids="multiplier_{}".format)
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 15, 16, 17], ids=channels_id)
+def test_multiplier(channels, multiplier, layout, data):
+    for stride, dilation in ((1, 1), (2, 1), (1, 2)):
+        check(
+            call(
+                OP,
+                (2, 5, 6, channels),
+                multiplier=multiplier,
+                padding=1,
+                stride=stride,
+                dilation=dilation,
+                layout=layout,
+                data=data,
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "x",
+    [(0, 5, 6, 3), (1, 5, 6, 3), (3, 5, 6, 3), (5, 6, 3)],
+    ids=["batch_0", "batch_1", "batch_3", "unbatched"],
+)
+def test_batch(x, layout, data):
+    check(call(OP, x, padding=1, layout=layout, data=data))
+
+
+@pytest.mark.parametrize("size", [(45, 37), (3, 1100)], ids=["several_rows", "part_of_a_row"])
+def test_blocks(size, data):
+    """More pixels than a block holds."""
+    for kernel, stride in product(((3, 3), (2, 2)), (1, 2)):
+        window = {"kernel": kernel, "stride": stride, "padding": 1, "data": data}
+        check(call(OP, (2, *size, 3), residual=True, **window))
+
+
+def test_no_bias(layout, data):
+    check(call(OP, (2, 5, 6, 7), bias=False, padding=1, layout=layout, data=data))
+
+
+def test_sums_that_cancel():
+    check(call(OP, (2, 9, 8, 37), padding=1, data="wide_range"))
+
+
+@pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
+@pytest.mark.parametrize("size", [14, 15, 28, 33], ids="size_{}".format)
+def test_layers_of_real_networks(size, stride, data):
+    check(call(OP, (1, size, size, 32), padding="same", stride=stride, data=data))
+    check(call(OP, (1, size, size, 24), kernel=(5, 5), padding="same", stride=stride, data=data))
