@@ -1,0 +1,104 @@
+from libc.stdint cimport int64_t
+
+
+cdef extern from "convkern.h" nogil:
+    ctypedef enum ck_status:
+        CK_OK
+        CK_E_NULL
+        CK_E_SHAPE
+        CK_E_OVERFLOW
+        CK_E_NOMEM
+        CK_E_ISA
+        CK_E_WORKSPACE
+
+    ctypedef enum ck_isa:
+        CK_ISA_SCALAR
+        CK_ISA_COUNT
+
+    ctypedef enum ck_dtype:
+        CK_F32
+        CK_F64
+
+    ctypedef enum ck_act_kind:
+        CK_ACT_CLAMP
+        CK_ACT_HARDSWISH
+        CK_ACT_HARDSIGMOID
+        CK_ACT_SIGMOID
+        CK_ACT_SILU
+
+    ctypedef struct ck_activation:
+        ck_act_kind kind
+        double low
+        double high
+
+    ctypedef struct ck_window:
+        int64_t kernel_h
+        int64_t kernel_w
+        int64_t stride_h
+        int64_t stride_w
+        int64_t dilation_h
+        int64_t dilation_w
+
+    ctypedef struct ck_conv:
+        ck_isa isa
+        ck_dtype dtype
+        ck_window window
+        int64_t in_channels
+        int64_t out_channels
+        int64_t groups
+        int64_t multiplier
+        ck_activation dw_activation
+        ck_activation activation
+
+    ctypedef struct ck_weights:
+        const void *data
+        int64_t stride[4]
+
+    ctypedef struct ck_image:
+        int64_t batch
+        int64_t height
+        int64_t width
+        int64_t channels
+        int64_t pad_top
+        int64_t pad_bottom
+        int64_t pad_left
+        int64_t pad_right
+
+    ctypedef struct ck_op:
+        pass
+
+    ck_status ck_conv2d_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
+    ck_status ck_dwconv_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
+    ck_status ck_sepconv_create(const ck_conv *, const ck_weights *, const void *,
+                                const ck_weights *, const void *, ck_op **)
+    void ck_op_destroy(ck_op *)
+    ck_status ck_op_workspace_size(const ck_op *, const ck_image *, size_t *)
+    ck_status ck_op_run(const ck_op *, const ck_image *, const void *, const void *, void *,
+                        void *, size_t)
+    ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,
+                              const void *, const void *, void *)
+    ck_status ck_naive_pointwise(const ck_conv *, const ck_image *, const ck_weights *,
+                                 const void *, const void *, void *)
+    ck_status ck_naive_depthwise(const ck_conv *, const ck_image *, const ck_weights *,
+                                 const void *, const void *, void *)
+
+    const char *ck_compiler()
+    const char *ck_isa_name(ck_isa)
+    int ck_isa_available(ck_isa)
+    ck_isa ck_isa_best()
+    const char *ck_cpu_name()
+    const char *ck_cpu_features()
+    int64_t ck_cpu_l1d_bytes()
+    int64_t ck_cpu_l2_bytes()
+    const char *ck_kernel_name(int)
+    int ck_kernel_present(ck_isa, ck_dtype, int)
+    ck_status ck_tile(ck_isa, ck_dtype, int64_t *, int64_t *, int64_t *)
+    ck_status ck_probe_fma(ck_isa, ck_dtype, double *)
+    double ck_probe_nop()
+
+
+cdef class Op:
+    cdef ck_op *op
+    cdef ck_conv conv
+    cdef str name
+    cdef int64_t out_channels

@@ -1,0 +1,232 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""The only file that calls C. No shape logic: that is _operation.py's, and C checks it again."""
+
+cimport numpy as cnp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cnp.import_array()
+
+COMPILER = ck_compiler().decode()
+
+ACTIVATIONS = {
+    "clamp": CK_ACT_CLAMP,
+    "hardswish": CK_ACT_HARDSWISH,
+    "hardsigmoid": CK_ACT_HARDSIGMOID,
+    "sigmoid": CK_ACT_SIGMOID,
+    "silu": CK_ACT_SILU,
+}
+
+
+cdef int _raise(ck_status status, str op) except -1:
+    if status == CK_E_NOMEM:
+        raise MemoryError(f"{op}: an allocation failed")
+    if status == CK_E_SHAPE:
+        raise ValueError(f"{op}: sizes that do not fit together")
+    if status == CK_E_OVERFLOW:
+        raise OverflowError(f"{op}: a product of sizes does not fit in 64 bits")
+    if status == CK_E_ISA:
+        raise RuntimeError(f"{op}: this CPU or this build lacks the ISA")
+    if status != CK_OK:
+        raise SystemError(f"{op}: internal error {<int>status}")
+    return 0
+
+
+cdef ck_activation _activation(tuple spec):
+    cdef ck_activation a
+    a.kind = <ck_act_kind><int>spec[0]
+    a.low = spec[1]
+    a.high = spec[2]
+    return a
+
+
+cdef ck_conv _conv(int isa, tuple window, int64_t in_channels, int64_t out_channels,
+                   int64_t groups, int64_t multiplier, tuple dw_activation, tuple activation,
+                   cnp.ndarray w) except *:
+    cdef ck_conv c
+    c.isa = <ck_isa>isa
+    c.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(w) == 8 else CK_F32
+    (c.window.kernel_h, c.window.kernel_w, c.window.stride_h, c.window.stride_w,
+     c.window.dilation_h, c.window.dilation_w) = window
+    c.in_channels = in_channels
+    c.out_channels = out_channels
+    c.groups = groups
+    c.multiplier = multiplier
+    c.dw_activation = _activation(dw_activation)
+    c.activation = _activation(activation)
+    return c
+
+
+cdef ck_weights _weights(cnp.ndarray w) except *:
+    cdef ck_weights view
+    cdef int i
+    if w.ndim != 4:
+        raise SystemError("weights are passed as a 4-D view")
+    view.data = cnp.PyArray_DATA(w)
+    for i in range(4):
+        view.stride[i] = w.strides[i] // cnp.PyArray_ITEMSIZE(w)
+    return view
+
+
+cdef ck_image _image(tuple sizes) except *:
+    cdef ck_image i
+    (i.batch, i.height, i.width, i.channels, i.pad_top, i.pad_bottom, i.pad_left, i.pad_right) = sizes
+    return i
+
+
+cdef const void *_data(cnp.ndarray a):
+    return NULL if a is None else cnp.PyArray_DATA(a)
+
+
+cdef int _check(cnp.ndarray a, ck_dtype dtype, str op) except -1:
+    """What would corrupt memory if Python had it wrong."""
+    if a is None:
+        return 0
+    if (not cnp.PyArray_IS_C_CONTIGUOUS(a) or not cnp.PyArray_ISALIGNED(a)
+            or cnp.PyArray_ITEMSIZE(a) != (8 if dtype == CK_F64 else 4)):
+        raise SystemError(f"{op}: an array that is not contiguous, or of another dtype")
+    return 0
+
+
+cdef class Op:
+    """A created operation: weights packed for one ISA. Immutable, and safe to run from any thread.
+
+    Arrays are contiguous and of one dtype; the weights are 4-D views of any strides.
+    """
+
+    def __cinit__(self, str name, str kind, int isa, tuple window, tuple channels,
+                  cnp.ndarray w, cnp.ndarray bias, tuple activation,
+                  cnp.ndarray dw=None, cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
+        cdef ck_weights w_view = _weights(w)
+        cdef ck_weights dw_view
+        cdef ck_status status
+        in_channels, out_channels, groups, multiplier = channels
+        self.conv = _conv(isa, window, in_channels, out_channels, groups, multiplier,
+                          dw_activation, activation, w)
+        self.name = name
+        self.out_channels = in_channels * multiplier if kind == "depthwise" else out_channels
+        memset(&dw_view, 0, sizeof(dw_view))
+        if dw is not None:
+            dw_view = _weights(dw)
+        cdef const void *bias_data = _data(bias)
+        cdef const void *dw_bias_data = _data(dw_bias)
+        if kind == "conv2d":
+            with nogil:
+                status = ck_conv2d_create(&self.conv, &w_view, bias_data, &self.op)
+        elif kind == "depthwise":
+            with nogil:
+                status = ck_dwconv_create(&self.conv, &w_view, bias_data, &self.op)
+        else:
+            with nogil:
+                status = ck_sepconv_create(&self.conv, &dw_view, dw_bias_data, &w_view, bias_data,
+                                           &self.op)
+        _raise(status, name)
+
+    def __dealloc__(self):
+        ck_op_destroy(self.op)
+
+    def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual, cnp.ndarray y not None):
+        """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right)."""
+        cdef ck_image image = _image(sizes)
+        cdef size_t needed = 0
+        cdef void *workspace
+        cdef ck_status status
+        _check(x, self.conv.dtype, self.name)
+        _check(residual, self.conv.dtype, self.name)
+        _check(y, self.conv.dtype, self.name)
+        _raise(ck_op_workspace_size(self.op, &image, &needed), self.name)
+        cdef const void *x_data = cnp.PyArray_DATA(x)
+        cdef const void *residual_data = _data(residual)
+        cdef void *y_data = cnp.PyArray_DATA(y)
+        with nogil:
+            workspace = malloc(needed)
+            if workspace == NULL:
+                status = CK_E_NOMEM
+            else:
+                status = ck_op_run(self.op, &image, x_data, residual_data, y_data, workspace,
+                                   needed)
+                free(workspace)
+        _raise(status, self.name)
+
+
+def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.ndarray x not None,
+          cnp.ndarray w not None, cnp.ndarray bias, cnp.ndarray y not None):
+    """The textbook loops: kind is "conv2d", "pointwise" or "depthwise"."""
+    cdef ck_weights view = _weights(w)
+    cdef ck_image image = _image(sizes)
+    in_channels, out_channels, groups, multiplier = channels
+    cdef tuple identity = (0, float("-inf"), float("inf"))
+    cdef ck_conv conv = _conv(0, window, in_channels, out_channels, groups, multiplier,
+                              identity, identity, w)
+    cdef const void *x_data = cnp.PyArray_DATA(x)
+    cdef const void *bias_data = _data(bias)
+    cdef void *y_data = cnp.PyArray_DATA(y)
+    cdef ck_status status
+    _check(x, conv.dtype, name)
+    _check(y, conv.dtype, name)
+    if kind == "conv2d":
+        with nogil:
+            status = ck_naive_conv2d(&conv, &image, &view, bias_data, x_data, y_data)
+    elif kind == "pointwise":
+        with nogil:
+            status = ck_naive_pointwise(&conv, &image, &view, bias_data, x_data, y_data)
+    else:
+        with nogil:
+            status = ck_naive_depthwise(&conv, &image, &view, bias_data, x_data, y_data)
+    _raise(status, name)
+
+
+def isa_names():
+    """Every ISA that convkern knows, by number."""
+    return tuple(ck_isa_name(<ck_isa>i).decode() for i in range(CK_ISA_COUNT))
+
+
+def isa_available(int isa):
+    return bool(ck_isa_available(<ck_isa>isa))
+
+
+def isa_best():
+    return <int>ck_isa_best()
+
+
+def cpu():
+    """Name, features, bytes of the L1 data cache and of the L2."""
+    return (ck_cpu_name().decode("ascii", "replace"), tuple(ck_cpu_features().decode().split()),
+            ck_cpu_l1d_bytes(), ck_cpu_l2_bytes())
+
+
+def kernels(int isa, bint f64=False):
+    """The registry: {name: whether this ISA's table has it}."""
+    cdef ck_dtype dtype = CK_F64 if f64 else CK_F32
+    cdef int i = 0
+    present = {}
+    while ck_kernel_name(i) != NULL:
+        present[ck_kernel_name(i).decode()] = bool(ck_kernel_present(<ck_isa>isa, dtype, i))
+        i += 1
+    return present
+
+
+def tile(int isa, bint f64=False):
+    """Rows and columns of the GEMM tile, and lanes of a vector."""
+    cdef int64_t rows = 0, columns = 0, lanes = 0
+    _raise(ck_tile(<ck_isa>isa, CK_F64 if f64 else CK_F32, &rows, &columns, &lanes), "tile")
+    return rows, columns, lanes
+
+
+def probe_fma(int isa, bint f64=False):
+    """FLOP/s of a register-only FMA loop."""
+    cdef double rate = 0
+    cdef ck_status status
+    cdef ck_dtype dtype = CK_F64 if f64 else CK_F32
+    with nogil:
+        status = ck_probe_fma(<ck_isa>isa, dtype, &rate)
+    _raise(status, "probe_fma")
+    return rate
+
+
+def probe_nop():
+    """Nops per second."""
+    cdef double rate
+    with nogil:
+        rate = ck_probe_nop()
+    return rate

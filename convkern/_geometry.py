@@ -1,0 +1,243 @@
+"""Checks of arguments, and all arithmetic on shapes: one place, called from every entry point.
+
+Everything raises TypeError (kind, dtype) or ValueError (value, shape) with the operation, the
+argument, what was given and the rule. Sizes are Python integers, which do not overflow; what C could
+not hold in 64 bits is refused here.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_SIZE = 2**63 - 1
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+LAYOUTS = ("NHWC", "NCHW")
+WEIGHT_LAYOUTS = ("HWIO", "OIHW")
+PADDING_NAMES = ("valid", "same", "same_lower")
+
+
+class SizeOverflowError(OverflowError, ValueError):
+    """A size, or a product of sizes, that does not fit in 64 bits."""
+
+
+def as_int(op: str, name: str, value: Any, minimum: int) -> int:
+    """One integer, at least `minimum`; NumPy integers are welcome, booleans and floats are not."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name} must be an integer, not {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} must be an integer, not {value!r} ({kind})") from None
+    if number < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, not {number}")
+    if number > MAX_SIZE:
+        raise SizeOverflowError(f"{op}: {name}={number} does not fit in 64 bits")
+    return number
+
+
+def is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def as_pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
+    """An integer for both axes, or a pair (vertical, horizontal)."""
+    if not is_sequence(value):
+        number = as_int(op, name, value, minimum)
+        return number, number
+    if len(value) != 2:
+        raise ValueError(f"{op}: {name} must be an integer or a pair, not {value!r}")
+    return as_int(op, name, value[0], minimum), as_int(op, name, value[1], minimum)
+
+
+def as_choice(op: str, name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} must be one of {', '.join(choices)}, not {value!r} ({kind})")
+    if value not in choices:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+Padding = str | tuple[int, int, int, int]
+"""A name of PADDING_NAMES, or (top, bottom, left, right)."""
+
+
+def as_padding(op: str, value: Any) -> Padding:
+    """int, (ph, pw), ((top, bottom), (left, right)), "valid", "same" or "same_lower"."""
+    if isinstance(value, str):
+        name = as_choice(op, "padding", value, PADDING_NAMES)
+        return (0, 0, 0, 0) if name == "valid" else name
+    if not is_sequence(value):
+        number = as_int(op, "padding", value, 0)
+        return number, number, number, number
+    if len(value) != 2:
+        raise ValueError(
+            f"{op}: padding must be an integer, (ph, pw), ((top, bottom), (left, right)) or one of "
+            f"{', '.join(PADDING_NAMES)}, not {value!r}"
+        )
+    top, bottom = as_pair(op, "padding", value[0], 0)
+    left, right = as_pair(op, "padding", value[1], 0)
+    return top, bottom, left, right
+
+
+def _same_padding(size: int, reach: int, stride: int, lower: bool) -> tuple[int, int]:
+    """Padding for ceil(size / stride) outputs: the odd one goes after, or before if `lower`."""
+    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+    half = total // 2
+    return (total - half, half) if lower else (half, total - half)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A kernel's walk over the image: sizes, strides and dilations as (vertical, horizontal)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns from the first tap to the last, both counted."""
+        (kh, kw), (dh, dw) = self.kernel, self.dilation
+        return (kh - 1) * dh + 1, (kw - 1) * dw + 1
+
+    def padding_for(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, bottom, left, right) on an image of this size."""
+        if not isinstance(self.padding, str):
+            return self.padding
+        lower = self.padding == "same_lower"
+        (rh, rw), (sh, sw) = self.reach, self.stride
+        return (*_same_padding(height, rh, sh, lower), *_same_padding(width, rw, sw, lower))
+
+    def out_size(self, op: str, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output, or ValueError where the kernel does not fit."""
+        top, bottom, left, right = self.padding_for(height, width)
+        padded = (height + top + bottom, width + left + right)
+        reach = self.reach
+        if max(*padded, *reach) > MAX_SIZE:
+            raise SizeOverflowError(
+                f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the kernel "
+                f"with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: sizes "
+                f"must fit in 64 bits"
+            )
+        if reach[0] > padded[0] or reach[1] > padded[1]:
+            raise ValueError(
+                f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation {self.dilation} "
+                f"reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
+                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded image"
+            )
+        return (
+            (padded[0] - reach[0]) // self.stride[0] + 1,
+            (padded[1] - reach[1]) // self.stride[1] + 1,
+        )
+
+    def flat(self) -> tuple[int, int, int, int, int, int]:
+        """As C wants it."""
+        return (*self.kernel, *self.stride, *self.dilation)
+
+
+def as_array(op: str, name: str, value: Any) -> np.ndarray:
+    """Anything that NumPy can see without making numbers of it: not lists, not scalars."""
+    if isinstance(value, np.ndarray):
+        array = np.asarray(value)
+    elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        array = _seen_by(op, name, value, np.asarray)
+    elif hasattr(value, "__dlpack__"):
+        array = _seen_by(op, name, value, np.from_dlpack)
+    else:
+        try:
+            array = np.asarray(memoryview(value))
+        except TypeError:
+            kind = type(value).__name__
+            raise TypeError(
+                f"{op}: {name} must be an array (ndarray, buffer, __array__ or DLPack), not {kind}"
+            ) from None
+    if array.dtype not in DTYPES or not array.dtype.isnative:
+        raise TypeError(
+            f"{op}: {name} has dtype {array.dtype.str if array.dtype.kind == 'f' else array.dtype}; "
+            f"it must be native float32 or float64"
+        )
+    return array
+
+
+def _seen_by(op: str, name: str, value: Any, convert: Any) -> np.ndarray:
+    try:
+        array = convert(value)
+    except Exception as error:
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} ({kind}) cannot be seen as an array: {error}") from error
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def as_same_dtype(op: str, name: str, value: Any, dtype: np.dtype, of: str = "x") -> np.ndarray:
+    array = as_array(op, name, value)
+    if array.dtype != dtype:
+        raise TypeError(
+            f"{op}: {name} is {array.dtype} and {of} is {dtype}; all arrays must have one dtype"
+        )
+    return array
+
+
+def usable(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy that C can read: contiguous and aligned."""
+    if not array.flags.c_contiguous:
+        check_memory("a contiguous copy", array.shape, array.itemsize)
+    return np.require(array, requirements=("C", "A"))
+
+
+def check_memory(op: str, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse a result that no memory can hold before anything is touched.
+
+    Some systems promise any amount of memory and kill the process when it is used.
+    """
+    nbytes = math.prod(shape) * itemsize
+    if nbytes > 1 << 30 and nbytes > _physical_memory():
+        raise MemoryError(f"{op}: shape {shape} takes {nbytes / 1e9:.0f} GB, more than there is")
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return MAX_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """An image's sizes, whatever its layout."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    batched: bool
+
+    @classmethod
+    def of(cls, op: str, shape: Any, layout: str, name: str = "x") -> ImageShape:
+        if len(shape) not in (3, 4):
+            raise ValueError(
+                f"{op}: {name} has shape {tuple(shape)}; it must have 4 axes ({layout}), or 3 "
+                f"without a batch"
+            )
+        sizes = tuple(shape) if len(shape) == 4 else (1, *shape)
+        n, h, w, c = sizes if layout == "NHWC" else (sizes[0], sizes[2], sizes[3], sizes[1])
+        if h < 1 or w < 1 or c < 1:
+            raise ValueError(
+                f"{op}: {name} has shape {tuple(shape)} ({layout}); only the batch may be 0"
+            )
+        return cls(n, h, w, c, len(shape) == 4)
+
+    def shape(self, layout: str) -> tuple[int, ...]:
+        inner = (self.height, self.width, self.channels)
+        if layout == "NCHW":
+            inner = (self.channels, self.height, self.width)
+        return (self.batch, *inner) if self.batched else inner

@@ -1,0 +1,407 @@
+"""One operation: its options checked, its weights packed, and its runs.
+
+The functions of ops.py make one and use it once; the layers of layers.py keep one. Weights are seen
+as one 4-D view whatever their layout, so there is one path below:
+
+    standard   (kernel_h, kernel_w, in_channels / groups, out_channels)
+    depthwise  (kernel_h, kernel_w, in_channels, multiplier)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from . import _core, runtime
+from ._geometry import (
+    LAYOUTS,
+    WEIGHT_LAYOUTS,
+    ImageShape,
+    Window,
+    as_array,
+    as_choice,
+    as_int,
+    as_padding,
+    as_pair,
+    as_same_dtype,
+    check_memory,
+    is_sequence,
+    usable,
+)
+
+Activation = tuple[int, float, float]
+"""Kind, low and high, as C wants it."""
+
+IDENTITY: Activation = (_core.ACTIVATIONS["clamp"], -math.inf, math.inf)
+_NAMED: dict[str, Activation] = {
+    "relu": (_core.ACTIVATIONS["clamp"], 0.0, math.inf),
+    "relu6": (_core.ACTIVATIONS["clamp"], 0.0, 6.0),
+    **{
+        name: (_core.ACTIVATIONS[name], -math.inf, math.inf)
+        for name in ("hardswish", "hardsigmoid", "sigmoid", "silu")
+    },
+}
+
+
+def as_activation(op: str, name: str, value: Any) -> Activation:
+    """None, a name, or (low, high) to clamp."""
+    if value is None:
+        return IDENTITY
+    if isinstance(value, str):
+        return _NAMED[as_choice(op, name, value, tuple(_NAMED))]
+    rule = f"{op}: {name} must be None, one of {', '.join(_NAMED)}, or (low, high), not {value!r}"
+    if not is_sequence(value):
+        raise TypeError(rule)
+    if len(value) != 2:
+        raise ValueError(rule)
+    if not all(isinstance(v, Real) and not isinstance(v, bool) for v in value):
+        raise TypeError(rule)
+    try:
+        low, high = float(value[0]), float(value[1])
+    except OverflowError:
+        raise ValueError(rule) from None
+    if not low <= high:
+        raise ValueError(f"{op}: {name}=({low}, {high}) must have low <= high")
+    return _core.ACTIVATIONS["clamp"], low, high
+
+
+def _bias(op: str, name: str, bias: Any, channels: int, dtype: np.dtype) -> np.ndarray | None:
+    if bias is None:
+        return None
+    array = as_same_dtype(op, name, bias, dtype, "the weights")
+    if array.shape != (channels,):
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; it must be ({channels},), one per output channel"
+        )
+    return usable(array)
+
+
+def _no_empty_axis(op: str, name: str, w: np.ndarray) -> None:
+    if 0 in w.shape:
+        raise ValueError(f"{op}: {name} has shape {w.shape}; no axis of weights may be 0")
+
+
+def _strided(w: np.ndarray) -> np.ndarray:
+    """C reads weights at any stride that is a whole number of elements."""
+    whole = all(stride % w.itemsize == 0 for stride in w.strides)
+    return w if whole and w.flags.aligned else usable(w)
+
+
+def conv_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+    """(kh, kw, C / groups, N) in either order of axes."""
+    array = as_array(op, name, w)
+    if array.ndim != 4:
+        order = "(kh, kw, C/groups, N)" if weight_layout == "HWIO" else "(N, C/groups, kh, kw)"
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; {weight_layout} weights are 4-D, {order}"
+        )
+    _no_empty_axis(op, name, array)
+    return _strided(array if weight_layout == "HWIO" else array.transpose(2, 3, 1, 0))
+
+
+def depthwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+    """(kh, kw, C, multiplier) in either order of axes.
+
+    OIHW weights do not say what the multiplier is: they are seen as (kh, kw, C * multiplier, 1), and
+    the image decides.
+    """
+    array = as_array(op, name, w)
+    hwio = weight_layout == "HWIO"
+    if hwio and array.ndim not in (3, 4):
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; HWIO depthwise weights are (kh, kw, C) or "
+            f"(kh, kw, C, multiplier)"
+        )
+    if not hwio and (array.ndim != 4 or array.shape[1] != 1):
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; OIHW depthwise weights are "
+            f"(C * multiplier, 1, kh, kw)"
+        )
+    _no_empty_axis(op, name, array)
+    if not hwio:
+        return _strided(array.transpose(2, 3, 0, 1))
+    return _strided(array if array.ndim == 4 else array[..., None])
+
+
+def pointwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+    """(1, 1, C, N) from 2-D or 4-D weights in either order of axes."""
+    array = as_array(op, name, w)
+    spatial = array.shape[:2] if weight_layout == "HWIO" else array.shape[2:]
+    if array.ndim == 2:
+        view = array if weight_layout == "HWIO" else array.T
+        view = view[None, None]
+    elif array.ndim == 4 and spatial == (1, 1):
+        view = array if weight_layout == "HWIO" else array.transpose(2, 3, 1, 0)
+    else:
+        order = "(C, N) or (1, 1, C, N)" if weight_layout == "HWIO" else "(N, C) or (N, C, 1, 1)"
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; {weight_layout} pointwise weights are {order}"
+        )
+    _no_empty_axis(op, name, array)
+    return _strided(view)
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    image: str
+    weights: str
+
+    @classmethod
+    def of(cls, op: str, layout: Any, weight_layout: Any) -> Layouts:
+        image = as_choice(op, "layout", layout, LAYOUTS)
+        if weight_layout is None:
+            return cls(image, "HWIO" if image == "NHWC" else "OIHW")
+        return cls(image, as_choice(op, "weight_layout", weight_layout, WEIGHT_LAYOUTS))
+
+
+def as_window(
+    op: str, kernel: tuple[int, int], stride: Any, padding: Any = 0, dilation: Any = 1
+) -> Window:
+    return Window(
+        kernel,
+        as_pair(op, "stride", stride, 1),
+        as_pair(op, "dilation", dilation, 1),
+        as_padding(op, padding),
+    )
+
+
+class Operation:
+    """Options and weights of one convolution, checked.
+
+    Subclasses set `kind` and `channels` (in, out, groups, multiplier) from their weights.
+    """
+
+    name: str
+    kind: str
+    layouts: Layouts
+    w_name: str = "w"
+    w_shape: tuple[int, ...]  # of the weights that meet the image, as they were given
+    window: Window
+    channels: tuple[int, int, int, int]
+    w: np.ndarray
+    bias: np.ndarray | None
+    dw: np.ndarray | None = None
+    dw_bias: np.ndarray | None = None
+    activation: Activation
+    dw_activation: Activation = IDENTITY
+
+    @property
+    def in_channels(self) -> int:
+        return self.channels[0]
+
+    @property
+    def out_channels(self) -> int:
+        in_channels, out_channels, _, multiplier = self.channels
+        return in_channels * multiplier if self.kind == "depthwise" else out_channels
+
+    @property
+    def arrays(self) -> tuple[np.ndarray | None, ...]:
+        """Weights (4-D) and biases (1-D)."""
+        return self.w, self.bias, self.dw, self.dw_bias
+
+    def pack(self) -> _core.Op:
+        """Weights packed for the ISA in use."""
+        for w in (self.w, self.dw):
+            if w is not None:
+                check_memory(f"{self.name}: packing weights", w.shape, w.itemsize)
+        return _core.Op(
+            self.name,
+            self.kind,
+            runtime.isa_number(),
+            self.window.flat(),
+            self.channels,
+            self.w,
+            self.bias,
+            self.activation,
+            self.dw,
+            self.dw_bias,
+            self.dw_activation,
+        )
+
+    def _fits(self, image_channels: int) -> bool:
+        if self.kind != "conv2d" and self.layouts.weights == "OIHW":
+            return self.in_channels % image_channels == 0  # the rest is the multiplier
+        return self.in_channels == image_channels
+
+    def shapes(self, x_shape: Any) -> tuple[ImageShape, ImageShape]:
+        """The input and the output, or ValueError where x does not fit."""
+        image = ImageShape.of(self.name, x_shape, self.layouts.image)
+        if not self._fits(image.channels):
+            raise ValueError(
+                f"{self.name}: x has shape {tuple(x_shape)} ({self.layouts.image}), "
+                f"{image.channels} channels, but {self.w_name} has shape {self.w_shape} "
+                f"({self.layouts.weights}), which is for {self.in_channels}"
+                + (f" in {self.channels[2]} groups" if self.channels[2] > 1 else "")
+            )
+        height, width = self.window.out_size(self.name, image.height, image.width)
+        out = ImageShape(image.batch, height, width, self.out_channels, image.batched)
+        return image, out
+
+    def run(
+        self, x: Any, residual: Any, out: Any, threads: Any, packed: _core.Op | None = None
+    ) -> np.ndarray:
+        """The operation on x: every check, then one call of C. Packs unless it is given `packed`."""
+        runtime.check_threads(self.name, threads)
+        x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
+        image, result = self.shapes(x.shape)
+        shape = result.shape(self.layouts.image)
+        residual = as_residual(self.name, residual, shape, x.dtype)
+        check_out(self.name, out, shape, x.dtype)
+        check_memory(self.name, shape, x.itemsize)
+        sizes = (
+            image.batch,
+            image.height,
+            image.width,
+            image.channels,
+            *self.window.padding_for(image.height, image.width),
+        )
+        packed = self.pack() if packed is None else packed
+        if self.layouts.image == "NCHW":  # by conversion to NHWC and back
+            x, residual = to_nhwc(x), None if residual is None else to_nhwc(residual)
+            y = np.empty((result.batch, result.height, result.width, result.channels), x.dtype)
+            packed.run(sizes, usable(x), None if residual is None else usable(residual), y)
+            return deliver(y.transpose(0, 3, 1, 2).reshape(shape), out)
+        y = out if out is not None and in_place(out, x, residual) else np.empty(shape, x.dtype)
+        packed.run(sizes, usable(x), None if residual is None else usable(residual), y)
+        return deliver(y, out)
+
+
+def to_nhwc(x: np.ndarray) -> np.ndarray:
+    """An NCHW image seen as NHWC, batched."""
+    return (x if x.ndim == 4 else x[None]).transpose(0, 2, 3, 1)
+
+
+def as_residual(
+    op: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray | None:
+    if residual is None:
+        return None
+    array = as_same_dtype(op, "residual", residual, dtype)
+    if array.shape != shape:
+        raise ValueError(
+            f"{op}: residual has shape {array.shape}; it must have the output's, {shape}"
+        )
+    return array
+
+
+def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{op}: out must be an ndarray, not {type(out).__name__}")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise TypeError(f"{op}: out has dtype {out.dtype.str}; it must be {dtype}, as x is")
+    if out.shape != shape:
+        raise ValueError(f"{op}: out has shape {out.shape}; it must have the output's, {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{op}: out is read-only")
+
+
+def in_place(out: np.ndarray, *inputs: np.ndarray | None) -> bool:
+    """Whether C can write into `out` itself: contiguous, and apart from every input."""
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        return False
+    return not any(a is not None and np.may_share_memory(out, a) for a in inputs)
+
+
+def deliver(y: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """The result where the caller wants it."""
+    if out is None:
+        return np.ascontiguousarray(y)
+    if y is not out:
+        out[...] = y
+    return out
+
+
+class Conv2dOperation(Operation):
+    kind = "conv2d"
+
+    def __init__(
+        self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
+        groups: Any, activation: Any, layout: Any, weight_layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.layouts = Layouts.of(name, layout, weight_layout)
+        self.w = conv_view(name, "w", w, self.layouts.weights)
+        self.w_shape = np.shape(w)
+        kh, kw, group_channels, out_channels = self.w.shape
+        self.window = as_window(name, (kh, kw), stride, padding, dilation)
+        groups = as_int(name, "groups", groups, 1)
+        if out_channels % groups:
+            raise ValueError(
+                f"{name}: w has shape {np.shape(w)} ({self.layouts.weights}), {out_channels} output "
+                f"channels, which groups={groups} must divide"
+            )
+        self.channels = (group_channels * groups, out_channels, groups, 1)
+        self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
+        self.activation = as_activation(name, "activation", activation)
+
+
+class DepthwiseOperation(Operation):
+    kind = "depthwise"
+
+    def __init__(
+        self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
+        activation: Any, layout: Any, weight_layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.layouts = Layouts.of(name, layout, weight_layout)
+        self.w = depthwise_view(name, "w", w, self.layouts.weights)
+        self.w_shape = np.shape(w)
+        kh, kw, channels, multiplier = self.w.shape
+        self.window = as_window(name, (kh, kw), stride, padding, dilation)
+        self.channels = (channels, channels * multiplier, 1, multiplier)
+        self.bias = _bias(name, "bias", bias, channels * multiplier, self.w.dtype)
+        self.activation = as_activation(name, "activation", activation)
+
+
+class PointwiseOperation(Operation):
+    kind = "conv2d"
+
+    def __init__(
+        self, name: str, w: Any, bias: Any, *, stride: Any, activation: Any, layout: Any,
+        weight_layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.layouts = Layouts.of(name, layout, weight_layout)
+        self.w = pointwise_view(name, "w", w, self.layouts.weights)
+        self.w_shape = np.shape(w)
+        in_channels, out_channels = self.w.shape[2:]
+        self.window = as_window(name, (1, 1), stride)
+        self.channels = (in_channels, out_channels, 1, 1)
+        self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
+        self.activation = as_activation(name, "activation", activation)
+
+
+class SeparableOperation(Operation):
+    kind = "separable"
+    w_name = "dw"
+
+    def __init__(
+        self, name: str, dw: Any, pw: Any, dw_bias: Any, bias: Any, *, stride: Any, padding: Any,
+        dilation: Any, dw_activation: Any, activation: Any, layout: Any,
+        weight_layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.layouts = Layouts.of(name, layout, weight_layout)
+        self.dw = depthwise_view(name, "dw", dw, self.layouts.weights)
+        as_same_dtype(name, "pw", pw, self.dw.dtype, "dw")
+        self.w = pointwise_view(name, "pw", pw, self.layouts.weights)
+        self.w_shape = np.shape(dw)
+        kh, kw, channels, multiplier = self.dw.shape
+        middle, out_channels = self.w.shape[2:]
+        if middle != channels * multiplier:
+            raise ValueError(
+                f"{name}: dw has shape {np.shape(dw)}, {channels * multiplier} output channels, but "
+                f"pw has shape {np.shape(pw)} ({self.layouts.weights}) and takes {middle}"
+            )
+        self.window = as_window(name, (kh, kw), stride, padding, dilation)
+        self.channels = (channels, out_channels, 1, multiplier)
+        self.dw_bias = _bias(name, "dw_bias", dw_bias, middle, self.w.dtype)
+        self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
+        self.dw_activation = as_activation(name, "dw_activation", dw_activation)
+        self.activation = as_activation(name, "activation", activation)

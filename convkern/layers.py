@@ -1,0 +1,274 @@
+"""The operations of ops.py with their weights packed once: callables.
+
+A layer is immutable and safe to call from several threads. It keeps the ISA that was in force when it
+was made. It pickles as its weights and options, and is packed anew where it is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _core, cost, runtime
+from ._operation import (
+    Conv2dOperation,
+    DepthwiseOperation,
+    Operation,
+    PointwiseOperation,
+    SeparableOperation,
+)
+
+__all__ = ["Conv2d", "DepthwiseConv2d", "PointwiseConv2d", "SeparableConv2d"]
+
+
+def _own(array: Any) -> Any:
+    """A read-only copy: what the caller does to theirs later changes nothing here."""
+    if array is None:
+        return None
+    if not isinstance(array, np.ndarray) and not hasattr(array, "__array__"):
+        return array  # left to the operation's checks
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy
+
+
+class _Layer:
+    """What every layer does; subclasses say which operation they are."""
+
+    __slots__ = ("_arrays", "_operation", "_options", "_packed", "isa")
+
+    _arrays: tuple[Any, ...]
+    _operation: Operation
+    _options: dict[str, Any]
+    _packed: _core.Op
+    isa: str
+
+    def _make(self, operation: Any, arrays: tuple[Any, ...], options: dict[str, Any]) -> None:
+        own = tuple(map(_own, arrays))
+        made = operation(type(self).__name__, *own, **options)
+        for name, value in (
+            ("_arrays", own),
+            ("_options", options),
+            ("_operation", made),
+            ("isa", runtime.isa()),
+            ("_packed", made.pack()),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: cannot delete {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self._arrays, self._options)
+
+    def __repr__(self) -> str:
+        o = self._operation
+        (kh, kw), (sh, sw) = o.window.kernel, o.window.stride
+        return (
+            f"{type(self).__name__}({o.in_channels} -> {o.out_channels}, {kh}x{kw}, "
+            f"stride {sh}x{sw}, {o.layouts.image}, {o.w.dtype}, {self.isa})"
+        )
+
+    def __call__(
+        self,
+        x: Any,
+        out: np.ndarray | None = None,
+        threads: int | None = None,
+        *,
+        residual: Any = None,
+    ) -> np.ndarray:
+        """The operation on x; see the function of the same name for every argument."""
+        return self._operation.run(x, residual, out, threads, self._packed)
+
+    def out_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result for an image of this shape, or ValueError."""
+        _, result = self._operation.shapes(x_shape)
+        return result.shape(self._operation.layouts.image)
+
+    def cost(self, x_shape: tuple[int, ...]) -> cost.Cost:
+        """Multiply-adds, parameters and bytes for an image of this shape; see `convkern.cost`."""
+        image, result = self._operation.shapes(x_shape)
+        arrays = [a for a in self._operation.arrays if a is not None]
+        weights = sum(a.size for a in arrays if a.ndim == 4)
+        params = sum(a.size for a in arrays)
+        pixels = result.batch * result.height * result.width
+        elements = math.prod(x_shape) + params + pixels * result.channels
+        return cost.Cost(pixels * weights, params, elements * self._operation.w.itemsize)
+
+
+def _rebuild(layer: type[Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return layer(*arrays, **options)
+
+
+class Conv2d(_Layer):
+    """`conv2d` with its weights packed once.
+
+    Parameters
+    ----------
+    w, bias, stride, padding, dilation, groups, activation, layout, weight_layout
+        As in `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> layer = ck.Conv2d(np.ones((3, 3, 2, 4), np.float32), stride=2, padding="same")
+    >>> layer.out_shape((1, 7, 7, 2))
+    (1, 4, 4, 4)
+    >>> layer(np.ones((1, 7, 7, 2), np.float32))[0, 1, 1, 0]
+    np.float32(18.0)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        w: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        activation: Any = None,
+        layout: str = "NHWC",
+        weight_layout: str | None = None,
+    ) -> None:
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "activation": activation,
+            "layout": layout,
+            "weight_layout": weight_layout,
+        }
+        self._make(Conv2dOperation, (w, bias), options)
+
+
+class DepthwiseConv2d(_Layer):
+    """`depthwise_conv2d` with its weights packed once.
+
+    Parameters
+    ----------
+    w, bias, stride, padding, dilation, activation, layout, weight_layout
+        As in `depthwise_conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> layer = ck.DepthwiseConv2d(np.ones((3, 3, 8), np.float32), padding=1, activation="relu6")
+    >>> layer(np.ones((5, 5, 8), np.float32))[0, 0, 0]
+    np.float32(4.0)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        w: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        activation: Any = None,
+        layout: str = "NHWC",
+        weight_layout: str | None = None,
+    ) -> None:
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "activation": activation,
+            "layout": layout,
+            "weight_layout": weight_layout,
+        }
+        self._make(DepthwiseOperation, (w, bias), options)
+
+
+class PointwiseConv2d(_Layer):
+    """`pointwise_conv2d` with its weights packed once.
+
+    Parameters
+    ----------
+    w, bias, stride, activation, layout, weight_layout
+        As in `pointwise_conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> layer = ck.PointwiseConv2d(np.ones((3, 5), np.float32), np.ones(5, np.float32))
+    >>> layer(np.ones((2, 2, 3), np.float32))[0, 0]
+    array([4., 4., 4., 4., 4.], dtype=float32)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        w: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        activation: Any = None,
+        layout: str = "NHWC",
+        weight_layout: str | None = None,
+    ) -> None:
+        options = {
+            "stride": stride,
+            "activation": activation,
+            "layout": layout,
+            "weight_layout": weight_layout,
+        }
+        self._make(PointwiseOperation, (w, bias), options)
+
+
+class SeparableConv2d(_Layer):
+    """`separable_conv2d` with its weights packed once.
+
+    Parameters
+    ----------
+    dw, pw, dw_bias, bias, stride, padding, dilation, dw_activation, activation, layout, weight_layout
+        As in `separable_conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> dw, pw = np.ones((3, 3, 4), np.float32), np.ones((4, 16), np.float32)
+    >>> layer = ck.SeparableConv2d(dw, pw, padding="same", stride=2, dw_activation="relu6")
+    >>> layer.out_shape((1, 8, 8, 4))
+    (1, 4, 4, 16)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        dw: Any,
+        pw: Any,
+        dw_bias: Any = None,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        dw_activation: Any = None,
+        activation: Any = None,
+        layout: str = "NHWC",
+        weight_layout: str | None = None,
+    ) -> None:
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "dw_activation": dw_activation,
+            "activation": activation,
+            "layout": layout,
+            "weight_layout": weight_layout,
+        }
+        self._make(SeparableOperation, (dw, pw, dw_bias, bias), options)

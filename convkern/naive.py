@@ -1,0 +1,243 @@
+"""The textbook loops: the baseline that the theory is measured on.
+
+The same signatures as `convkern`'s functions, over plain scalar C loops in one style, which nobody
+tunes. Activations and residuals are NumPy's. Use them to check results and predictions, not to
+compute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core, runtime
+from ._geometry import usable
+from ._operation import (
+    IDENTITY,
+    Activation,
+    Conv2dOperation,
+    DepthwiseOperation,
+    Operation,
+    PointwiseOperation,
+    SeparableOperation,
+    as_residual,
+    as_same_dtype,
+    check_memory,
+    check_out,
+    deliver,
+    to_nhwc,
+)
+
+__all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
+
+
+def _activate(y: np.ndarray, activation: Activation) -> np.ndarray:
+    kind, low, high = activation
+    names = {number: name for name, number in _core.ACTIVATIONS.items()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        match names[kind]:
+            case "clamp":
+                return np.clip(y, low, high) if activation != IDENTITY else y
+            case "hardsigmoid":
+                return np.clip(y + 3, 0, 6) / 6
+            case "hardswish":
+                return y * (np.clip(y + 3, 0, 6) / 6)
+            case "sigmoid":
+                return 1 / (1 + np.exp(-y))
+            case _:
+                return y / (1 + np.exp(-y))
+
+
+def _run(
+    operation: Operation, loops: str, x: Any, residual: Any, out: Any, threads: Any
+) -> np.ndarray:
+    """Checks, the loops (two of them where there is a depthwise half), and what follows them."""
+    name = operation.name
+    runtime.check_threads(name, threads)
+    x = as_same_dtype(name, "x", x, operation.w.dtype, "w")
+    image, result = operation.shapes(x.shape)
+    shape = result.shape(operation.layouts.image)
+    residual = as_residual(name, residual, shape, x.dtype)
+    check_out(name, out, shape, x.dtype)
+    check_memory(name, shape, x.itemsize)
+    nchw = operation.layouts.image == "NCHW"
+    seen = usable(to_nhwc(x) if nchw else x)
+    padding = operation.window.padding_for(image.height, image.width)
+    sizes = (image.batch, image.height, image.width, image.channels, *padding)
+    pixels = (result.batch, result.height, result.width)
+    window = operation.window.flat()
+    in_channels, _, _, multiplier = operation.channels
+    if operation.dw is not None:
+        middle = (in_channels, in_channels * multiplier, 1, multiplier)
+        halfway = np.empty((*pixels, middle[1]), x.dtype)
+        _core.naive(
+            name, "depthwise", window, middle, sizes, seen, operation.dw, operation.dw_bias, halfway
+        )
+        seen = _activate(halfway, operation.dw_activation)
+        sizes, window = (*pixels, middle[1], 0, 0, 0, 0), (1, 1, 1, 1, 1, 1)
+        channels = (middle[1], operation.out_channels, 1, 1)
+    else:
+        channels = operation.channels
+    y = np.empty((*pixels, operation.out_channels), x.dtype)
+    _core.naive(name, loops, window, channels, sizes, seen, operation.w, operation.bias, y)
+    y = (y.transpose(0, 3, 1, 2) if nchw else y).reshape(shape)
+    if residual is not None:
+        y = y + residual
+    return deliver(_activate(y, operation.activation), out)
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """`convkern.conv2d` by seven nested loops; the same parameters, results and errors.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x, w = np.ones((5, 5, 2), np.float32), np.ones((3, 3, 2, 4), np.float32)
+    >>> bool((ck.naive.conv2d(x, w, padding=1) == ck.conv2d(x, w, padding=1)).all())
+    True
+    """
+    operation = Conv2dOperation(
+        "naive.conv2d",
+        w,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return _run(operation, "conv2d", x, residual, out, threads)
+
+
+def depthwise_conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """`convkern.depthwise_conv2d` by six nested loops; the same parameters, results and errors.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x, w = np.ones((5, 5, 2), np.float32), np.ones((3, 3, 2), np.float32)
+    >>> float(ck.naive.depthwise_conv2d(x, w)[0, 0, 0])
+    9.0
+    """
+    operation = DepthwiseOperation(
+        "naive.depthwise_conv2d",
+        w,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return _run(operation, "depthwise", x, residual, out, threads)
+
+
+def pointwise_conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """`convkern.pointwise_conv2d` by five nested loops; the same parameters, results and errors.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x, w = np.ones((5, 5, 2), np.float32), np.ones((2, 4), np.float32)
+    >>> ck.naive.pointwise_conv2d(x, w).shape
+    (5, 5, 4)
+    """
+    operation = PointwiseOperation(
+        "naive.pointwise_conv2d",
+        w,
+        bias,
+        stride=stride,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return _run(operation, "pointwise", x, residual, out, threads)
+
+
+def separable_conv2d(
+    x: Any,
+    dw: Any,
+    pw: Any,
+    dw_bias: Any = None,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dw_activation: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """`convkern.separable_conv2d` by the loops of its two halves, one after the other.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x, dw, pw = (np.ones(s, np.float32) for s in ((5, 5, 2), (3, 3, 2), (2, 4)))
+    >>> float(ck.naive.separable_conv2d(x, dw, pw)[0, 0, 0])
+    18.0
+    """
+    operation = SeparableOperation(
+        "naive.separable_conv2d",
+        dw,
+        pw,
+        dw_bias,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        dw_activation=dw_activation,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return _run(operation, "pointwise", x, residual, out, threads)

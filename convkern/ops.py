@@ -1,0 +1,404 @@
+"""Convolutions as functions of NumPy arrays.
+
+Every function packs its weights on the fly; the layers of the same names pack them once. All of
+them compute cross-correlations (the kernel is not flipped), as deep-learning libraries do.
+
+Denormal numbers are taken as zero and results that would be denormal become zero; the caller's
+floating-point state is as it was afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._operation import (
+    Conv2dOperation,
+    DepthwiseOperation,
+    Layouts,
+    PointwiseOperation,
+    SeparableOperation,
+    as_same_dtype,
+)
+
+__all__ = [
+    "conv2d",
+    "depthwise_conv2d",
+    "fold_batchnorm",
+    "pointwise_conv2d",
+    "separable_conv2d",
+]
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Standard or grouped 2-D convolution.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, (N, H, W, C), or (N, C, H, W) for ``layout="NCHW"``; the batch N may be left out.
+        float32 or float64, and everything else of the same dtype.
+    w : array_like
+        Weights, (kh, kw, C / groups, M) for "HWIO" or (M, C / groups, kh, kw) for "OIHW".
+    bias : array_like, optional
+        (M,), added to every pixel.
+    stride, dilation : int or (int, int)
+        In pixels, vertical and horizontal.
+    padding : int, (int, int), ((int, int), (int, int)) or str
+        Zeros around the image: the same on all sides, (vertical, horizontal),
+        ((top, bottom), (left, right)), "valid" (none), "same" (an output of
+        ceil(size / stride), the odd zero after: TensorFlow's SAME, ONNX's SAME_UPPER) or
+        "same_lower" (the odd zero before).
+    groups : int
+        Output channels see only the input channels of their group; divides C and M.
+    activation : None, str or (float, float)
+        "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu", or limits to clamp to.
+    residual : array_like, optional
+        Added before the activation; has the shape of the output.
+    layout : {"NHWC", "NCHW"}
+        Of x, residual and the result.
+    weight_layout : {"HWIO", "OIHW"}, optional
+        HWIO with NHWC and OIHW with NCHW unless it is said.
+    out : ndarray, optional
+        Where the result goes; of exactly its shape and dtype. It may be strided, and may overlap
+        an input.
+    threads : int, optional
+        Accepted; this version computes on the caller's thread.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', M) or (N, M, H', W'), H' = (H + top + bottom - (kh - 1) dh - 1) // sh + 1.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong kind or dtype.
+    ValueError
+        Shapes that do not fit together, or a value out of its range.
+    MemoryError
+        A result larger than the memory.
+
+    Notes
+    -----
+    Semantics are those of `torch.nn.functional.conv2d` and of ONNX's Conv. Each sum is made in the
+    arrays' own precision: its error is at most gamma(K + 1) (sum |x||w| + |b|) for K terms, where
+    gamma(n) = n u / (1 - n u). The bits depend on the ISA, not on batch or layout.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.ones((1, 5, 5, 2), np.float32)
+    >>> w = np.ones((3, 3, 2, 4), np.float32)
+    >>> y = ck.conv2d(x, w, padding="same", activation=(0, 15))
+    >>> y.shape, y[0, 0, 0, 0], y[0, 2, 2, 0]
+    ((1, 5, 5, 4), np.float32(8.0), np.float32(15.0))
+    """
+    operation = Conv2dOperation(
+        "conv2d",
+        w,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return operation.run(x, residual, out, threads)
+
+
+def depthwise_conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Depthwise 2-D convolution: each channel with kernels of its own.
+
+    Output channel ``c * multiplier + j`` is input channel c under its kernel j.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    w : array_like
+        (kh, kw, C) or (kh, kw, C, multiplier) for "HWIO", (C * multiplier, 1, kh, kw) for "OIHW".
+    bias : array_like, optional
+        (C * multiplier,).
+    stride, padding, dilation, activation, residual, layout, weight_layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', C * multiplier), or (N, C * multiplier, H', W').
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    Semantics of Keras' DepthwiseConv2D, and of `torch.nn.functional.conv2d` with groups = C.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.arange(9, dtype=np.float32).reshape(3, 3, 1)
+    >>> w = np.ones((3, 3, 1), np.float32)
+    >>> ck.depthwise_conv2d(x, w, padding=1, stride=2)[..., 0]
+    array([[ 8., 12.],
+           [20., 24.]], dtype=float32)
+    """
+    operation = DepthwiseOperation(
+        "depthwise_conv2d",
+        w,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return operation.run(x, residual, out, threads)
+
+
+def pointwise_conv2d(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Pointwise (1x1) convolution: a matrix product over the channels of each pixel.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    w : array_like
+        (C, M) or (1, 1, C, M) for "HWIO", (M, C) or (M, C, 1, 1) for "OIHW".
+    bias : array_like, optional
+        (M,).
+    stride, activation, residual, layout, weight_layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', M) or (N, M, H', W'), H' = (H - 1) // sh + 1.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.ones((2, 4, 4, 3), np.float32)
+    >>> ck.pointwise_conv2d(x, np.eye(3, dtype=np.float32), stride=2).shape
+    (2, 2, 2, 3)
+    """
+    operation = PointwiseOperation(
+        "pointwise_conv2d",
+        w,
+        bias,
+        stride=stride,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return operation.run(x, residual, out, threads)
+
+
+def separable_conv2d(
+    x: Any,
+    dw: Any,
+    pw: Any,
+    dw_bias: Any = None,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    dw_activation: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Depthwise separable convolution: a depthwise, then a pointwise, in one pass.
+
+    The output of the depthwise exists only tile by tile, in cache. Against a standard convolution
+    to M channels it costs 1/M + 1/(kh kw) of the multiplications (Howard et al., MobileNets,
+    arXiv 1704.04861).
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    dw : array_like
+        Depthwise weights, as in `depthwise_conv2d`.
+    pw : array_like
+        Pointwise weights from C * multiplier channels, as in `pointwise_conv2d`.
+    dw_bias, bias : array_like, optional
+        (C * multiplier,) and (M,).
+    stride, padding, dilation
+        Of the depthwise, as in `conv2d`.
+    dw_activation, activation
+        After the depthwise and after the pointwise, as in `conv2d`.
+    residual, layout, weight_layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', M) or (N, M, H', W').
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.ones((8, 8, 4), np.float32)
+    >>> dw, pw = np.ones((3, 3, 4), np.float32), np.ones((4, 16), np.float32)
+    >>> y = ck.separable_conv2d(x, dw, pw, padding="same", stride=2, dw_activation="relu6")
+    >>> y.shape, y[0, 0, 0]
+    ((4, 4, 16), np.float32(24.0))
+    """
+    operation = SeparableOperation(
+        "separable_conv2d",
+        dw,
+        pw,
+        dw_bias,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        dw_activation=dw_activation,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return operation.run(x, residual, out, threads)
+
+
+def fold_batchnorm(
+    w: Any,
+    bias: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    var: Any,
+    eps: float,
+    *,
+    weight_layout: str = "HWIO",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fold a batch normalisation that follows a convolution into its weights and bias.
+
+    Parameters
+    ----------
+    w : array_like
+        Weights of any of the operations, float32 or float64. In "HWIO" the output channels are the
+        last axis, or for depthwise weights the last axes; in "OIHW" the first.
+    bias : array_like or None
+        The convolution's own bias.
+    gamma, beta, mean, var : array_like
+        Scale, shift, running mean and running variance, one per output channel.
+    eps : float
+        As the normalisation adds it to the variance: Keras has 1e-3, torch 1e-5.
+    weight_layout : {"HWIO", "OIHW"}
+
+    Returns
+    -------
+    w, bias : ndarray
+        New arrays of the dtype of `w`; the arithmetic is in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays that do not belong together, or a variance that is negative.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> w = np.ones((1, 1, 2, 2), np.float32)
+    >>> one, zero = np.ones(2, np.float32), np.zeros(2, np.float32)
+    >>> folded, bias = ck.fold_batchnorm(w, None, 2 * one, one, zero, 3 * one, 1.0)
+    >>> float(folded[0, 0, 0, 0]), float(bias[0])
+    (1.0, 1.0)
+    """
+    op = "fold_batchnorm"
+    layouts = Layouts.of(op, "NHWC", weight_layout)
+    array = as_same_dtype(op, "w", w, np.asarray(w).dtype)
+    channels = np.size(gamma)
+    shape = _channel_shape(op, array, channels, layouts.weights)
+    parts = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
+    if bias is not None:
+        parts["bias"] = bias
+    for name, value in parts.items():
+        part = as_same_dtype(op, name, value, array.dtype, "w")
+        if part.shape != (channels,):
+            raise ValueError(
+                f"{op}: {name} has shape {part.shape}; it must be ({channels},), as gamma is"
+            )
+        parts[name] = part.astype(np.float64)
+    if not (parts["var"] + eps > 0).all():
+        raise ValueError(f"{op}: var + eps must be positive everywhere (eps={eps})")
+    scale = parts["gamma"] / np.sqrt(parts["var"] + eps)
+    shift = parts["beta"] + (parts.get("bias", 0.0) - parts["mean"]) * scale
+    return (array * scale.reshape(shape)).astype(array.dtype), shift.astype(array.dtype)
+
+
+def _channel_shape(op: str, w: np.ndarray, channels: int, weight_layout: str) -> tuple[int, ...]:
+    """The shape in which one number per output channel multiplies the weights."""
+    if weight_layout == "OIHW" and w.ndim >= 2 and w.shape[0] == channels:
+        return (channels,) + (1,) * (w.ndim - 1)
+    if weight_layout == "HWIO" and w.ndim >= 2 and w.shape[-1] == channels:
+        return (channels,)
+    if weight_layout == "HWIO" and w.ndim == 4 and w.shape[2] * w.shape[3] == channels:
+        return w.shape[2:]
+    raise ValueError(
+        f"{op}: gamma has {channels} channels, but w has shape {w.shape} ({weight_layout})"
+    )

@@ -1,0 +1,233 @@
+"""What this machine has and what is used: ISA, threads, probes, configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from ._geometry import as_int
+
+__all__ = [
+    "available_isas",
+    "cpu_name",
+    "fma_peak_gflops",
+    "get_num_threads",
+    "isa",
+    "nop_rate_ghz",
+    "set_num_threads",
+    "show_config",
+    "use_isa",
+]
+
+_NAMES = _core.isa_names()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The ISAs that this CPU and this build have, from the slowest to the fastest.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> "scalar" in ck.available_isas()
+    True
+    """
+    return tuple(name for number, name in enumerate(_NAMES) if _core.isa_available(number))
+
+
+def _number_of(name: Any, source: str) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"{source}: the ISA must be a string, not {type(name).__name__}")
+    if name not in _NAMES:
+        raise ValueError(f"{source}: unknown ISA {name!r}; there are {', '.join(_NAMES)}")
+    number = _NAMES.index(name)
+    if not _core.isa_available(number):
+        raise RuntimeError(
+            f"{source}: this CPU lacks {name!r}; it has {', '.join(available_isas())}"
+        )
+    return number
+
+
+_wanted = os.environ.get("CONVKERN_ISA", "")
+_current: int = _number_of(_wanted, "CONVKERN_ISA") if _wanted else _core.isa_best()
+
+
+def isa() -> str:
+    """The ISA that new operations are made for.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.isa() in ck.available_isas()
+    True
+    """
+    return _NAMES[_current]
+
+
+def isa_number() -> int:
+    return _current
+
+
+class _Restore:
+    """Puts a setting back when a `with` block ends."""
+
+    def __init__(self, restore: Any, previous: Any) -> None:
+        self._restore = restore
+        self.previous = previous
+
+    def __enter__(self) -> _Restore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore(self.previous)
+
+
+def use_isa(name: str) -> _Restore:
+    """Make new operations for this ISA, in the whole process.
+
+    Layers keep the ISA they were made for; functions take the one in force when they are called.
+
+    Parameters
+    ----------
+    name : {"scalar", "sse2", "avx2", "avx512", "neon"}
+        As in the environment variable ``CONVKERN_ISA``, which sets it at start-up.
+
+    Returns
+    -------
+    context manager
+        Restores the previous ISA at the end of a ``with`` block.
+
+    Raises
+    ------
+    ValueError
+        There is no such ISA.
+    RuntimeError
+        This CPU lacks it; the message lists what it has.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> with ck.use_isa("scalar"):
+    ...     ck.isa()
+    'scalar'
+    """
+    global _current
+    number = _number_of(name, "use_isa")
+    previous, _current = _NAMES[_current], number
+    return _Restore(use_isa, previous)
+
+
+_threads = 1
+
+
+def get_num_threads() -> int:
+    """The number of threads in use. This version computes on the caller's thread: always 1.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.get_num_threads()
+    1
+    """
+    return _threads
+
+
+def set_num_threads(n: int) -> int:
+    """Set the number of threads. This version accepts any number of at least 1 and uses 1.
+
+    Returns
+    -------
+    int
+        The previous number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is not an integer, or below 1.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.set_num_threads(2)
+    1
+    """
+    as_int("set_num_threads", "n", n, 1)
+    return _threads
+
+
+def check_threads(op: str, threads: Any) -> None:
+    if threads is not None:
+        as_int(op, "threads", threads, 1)
+
+
+def cpu_name() -> str:
+    """The CPU's name as it gives it."""
+    return _core.cpu()[0]
+
+
+def fma_peak_gflops() -> float:
+    """float32 GFLOP/s of a register-only FMA loop of the ISA in use; takes about a millisecond.
+
+    The ISAs without FMA (sse2, scalar) multiply and add. Measure it in the same rounds as what it
+    is compared with: clocks drift.
+    """
+    return _core.probe_fma(_current) / 1e9
+
+
+def nop_rate_ghz() -> float:
+    """Nops per nanosecond. A neighbour on the same physical core halves it: a quiet probe."""
+    return _core.probe_nop() / 1e9
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print, or return, what was found and what is used.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        As `numpy.show_config`.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> sorted(ck.show_config("dicts"))
+    ['available_isas', 'compiler', 'cpu', 'isa', 'numpy', 'python', 'threads', 'tile', 'version']
+    """
+    from . import __version__
+
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"show_config: mode must be 'stdout' or 'dicts', not {mode!r}")
+    name, features, l1d, l2 = _core.cpu()
+    rows, columns, lanes = _core.tile(_current)
+    config = {
+        "version": __version__,
+        "isa": isa(),
+        "available_isas": available_isas(),
+        "tile": {"rows": rows, "columns": columns, "lanes": lanes},
+        "cpu": {
+            "name": name,
+            "features": features,
+            "l1d_bytes": l1d,
+            "l2_bytes": l2,
+            "cores": os.cpu_count(),
+        },
+        "compiler": _core.COMPILER,
+        "threads": _threads,
+        "numpy": np.__version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+    if mode == "dicts":
+        return config
+    for key, value in config.items():
+        sys.stdout.write(f"{key}: {value}\n")
+    return None

@@ -1,0 +1,3 @@
+/* The AVX2 kernels once more, for float64. */
+#define CK_REAL_BITS 64
+#include "ck_isa_avx2.c"

@@ -1,0 +1,3 @@
+/* The plain C kernels once more, for float64. */
+#define CK_REAL_BITS 64
+#include "ck_isa_scalar.c"

@@ -1,0 +1,220 @@
+/* Operations as the caller sees them: checks, packing, workspace, one run. All arithmetic on sizes
+ * that come from outside is done here, in checked 64 bits. */
+#include <math.h>
+
+#include "ck_impl.h"
+
+/* padded >= reach, out = (padded - reach) / stride + 1 */
+static ck_status output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
+                               int64_t stride, int64_t dilation, int64_t *out) {
+  int64_t padded, reach;
+  if (in < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0)
+    return CK_E_SHAPE;
+  if (!ck_add(in, pad_before, &padded) || !ck_add(padded, pad_after, &padded) ||
+      !ck_mul(kernel - 1, dilation, &reach) || !ck_add(reach, 1, &reach))
+    return CK_E_OVERFLOW;
+  if (reach > padded) return CK_E_SHAPE;
+  *out = (padded - reach) / stride + 1;
+  return CK_OK;
+}
+
+ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
+                         int64_t *out_w) {
+  if (!window || !image || !out_h || !out_w) return CK_E_NULL;
+  const ck_status status =
+      output_length(image->height, image->pad_top, image->pad_bottom, window->kernel_h,
+                    window->stride_h, window->dilation_h, out_h);
+  if (status != CK_OK) return status;
+  return output_length(image->width, image->pad_left, image->pad_right, window->kernel_w,
+                       window->stride_w, window->dilation_w, out_w);
+}
+
+/* The bytes of a 4-D array fit in a pointer difference. */
+static bool array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) {
+  int64_t bytes;
+  return ck_mul(a, b, &bytes) && ck_mul(bytes, c, &bytes) && ck_mul(bytes, d, &bytes) &&
+         ck_mul(bytes, element, &bytes) && bytes <= PTRDIFF_MAX;
+}
+
+static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv) {
+  return kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
+}
+
+ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
+  const ck_window *w = &conv->window;
+  int64_t product;
+  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT) return CK_E_SHAPE;
+  if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
+      w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < 1)
+    return CK_E_SHAPE;
+  if (kind != CK_OP_CONV2D) {
+    if (conv->multiplier < 1) return CK_E_SHAPE;
+    if (!ck_mul(conv->in_channels, conv->multiplier, &product)) return CK_E_OVERFLOW;
+  }
+  if (kind != CK_OP_DEPTHWISE && conv->out_channels < 1) return CK_E_SHAPE;
+  if (kind == CK_OP_CONV2D && (conv->groups < 1 || conv->in_channels % conv->groups ||
+                               conv->out_channels % conv->groups))
+    return CK_E_SHAPE;
+  return CK_OK;
+}
+
+ck_status ck_check_run(struct ck_run *run) {
+  const ck_image *i = &run->image;
+  const ck_conv *conv = &run->op->conv;
+  const int element = conv->dtype == CK_F32 ? 4 : 8;
+  if (i->batch < 0 || i->channels < 1) return CK_E_SHAPE;
+  if (run->op->kind == CK_OP_CONV2D) {
+    if (i->channels != conv->in_channels) return CK_E_SHAPE;
+  } else {
+    const int64_t channels = conv->in_channels * conv->multiplier;
+    if (channels % i->channels) return CK_E_SHAPE;
+    run->multiplier = channels / i->channels;
+  }
+  const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
+  if (status != CK_OK) return status;
+  if (!array_fits(i->batch, i->height, i->width, i->channels, element) ||
+      !array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
+    return CK_E_OVERFLOW;
+  if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
+  return CK_OK;
+}
+
+static void limit(ck_activation *a) { /* what is not a clamp does not clamp */
+  if (a->kind == CK_ACT_CLAMP) return;
+  a->low = -INFINITY;
+  a->high = INFINITY;
+}
+
+static ck_status op_new(enum ck_op_kind kind, const ck_conv *conv, ck_op **out) {
+  const ck_status status = ck_check_conv(kind, conv);
+  if (status != CK_OK) return status;
+  if (!ck_isa_available(conv->isa)) return CK_E_ISA;
+  ck_op *op = ck_alloc(sizeof *op);
+  if (!op) return CK_E_NOMEM;
+  op->kind = kind;
+  op->conv = *conv;
+  op->kernels = ck_kernels_for(conv->isa, conv->dtype);
+  limit(&op->conv.activation);
+  limit(&op->conv.dw_activation);
+  *out = op;
+  return CK_OK;
+}
+
+static ck_status alloc_gemms(ck_op *op, int64_t count) {
+  int64_t bytes;
+  if (!ck_mul(count, (int64_t)sizeof *op->gemm, &bytes)) return CK_E_OVERFLOW;
+  op->gemm = ck_alloc((size_t)bytes);
+  op->gemms = op->gemm ? count : 0;
+  return op->gemm ? CK_OK : CK_E_NOMEM;
+}
+
+void ck_op_destroy(ck_op *op) {
+  if (!op) return;
+  for (int64_t g = 0; g < op->gemms; ++g) {
+    ck_free(op->gemm[g].data);
+    ck_free(op->gemm[g].bias);
+  }
+  ck_free(op->gemm);
+  ck_free(op->dw.data);
+  ck_free(op->dw.bias);
+  ck_free(op);
+}
+
+/* Hand the operation over, or nothing. */
+static ck_status finish(ck_status status, ck_op *op, ck_op **out) {
+  if (status != CK_OK) {
+    ck_op_destroy(op);
+    op = NULL;
+  }
+  *out = op;
+  return status;
+}
+
+ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **out) {
+  if (!conv || !w || !w->data || !out) return CK_E_NULL;
+  ck_op *op = NULL;
+  ck_status status = op_new(CK_OP_DEPTHWISE, conv, &op);
+  if (status == CK_OK)
+    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, w, bias,
+                        &op->dw);
+  return finish(status, op, out);
+}
+
+ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **out) {
+  if (!conv || !w || !w->data || !out) return CK_E_NULL;
+  ck_op *op = NULL;
+  ck_status status = op_new(CK_OP_CONV2D, conv, &op);
+  if (status == CK_OK && conv->groups == conv->in_channels && conv->groups > 1) {
+    /* One input channel a group is a depthwise: (kh, kw, 1, C * m) seen as (kh, kw, C, m). */
+    ck_op_destroy(op);
+    ck_conv dw = *conv;
+    dw.multiplier = conv->out_channels / conv->groups;
+    const ck_weights seen = {
+        w->data, {w->stride[0], w->stride[1], dw.multiplier * w->stride[3], w->stride[3]}};
+    return ck_dwconv_create(&dw, &seen, bias, out);
+  }
+  if (status == CK_OK) status = alloc_gemms(op, conv->groups);
+  const int64_t columns = conv->groups > 0 ? conv->out_channels / conv->groups : 0;
+  for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
+    const int64_t column = g * columns;
+    const ck_weights group = {
+        ck_at(w->data, column * w->stride[3], op->kernels->element),
+        {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
+    status = ck_pack_gemm(op->kernels, &conv->window, conv->in_channels / conv->groups, columns,
+                          &group, bias ? ck_at(bias, column, op->kernels->element) : NULL,
+                          &op->gemm[g]);
+  }
+  return finish(status, op, out);
+}
+
+ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
+                            const ck_weights *pw, const void *bias, ck_op **out) {
+  if (!conv || !dw || !dw->data || !pw || !pw->data || !out) return CK_E_NULL;
+  const ck_window one = {1, 1, 1, 1, 1, 1};
+  ck_op *op = NULL;
+  ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
+  if (status == CK_OK)
+    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, dw,
+                        dw_bias, &op->dw);
+  if (status == CK_OK) status = alloc_gemms(op, 1);
+  if (status == CK_OK)
+    status = ck_pack_gemm(op->kernels, &one, op->dw.channels, conv->out_channels, pw, bias,
+                          op->gemm);
+  return finish(status, op, out);
+}
+
+static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
+  switch (run->op->kind) {
+    case CK_OP_CONV2D: return ck_conv2d_workspace(run, bytes);
+    case CK_OP_DEPTHWISE: return ck_dwconv_workspace(run, bytes);
+    default: return ck_sepconv_workspace(run, bytes);
+  }
+}
+
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes) {
+  if (!op || !image || !bytes) return CK_E_NULL;
+  struct ck_run run = {.op = op, .image = *image};
+  run.image.batch = 0; /* there are no arrays yet */
+  const ck_status status = ck_check_run(&run);
+  run.image.batch = image->batch;
+  return status == CK_OK ? workspace_of(&run, bytes) : status;
+}
+
+ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
+                    void *y, void *workspace, size_t workspace_bytes) {
+  if (!op || !image) return CK_E_NULL;
+  struct ck_run run = {.op = op, .image = *image, .x = x, .residual = residual, .y = y};
+  size_t needed;
+  ck_status status = ck_check_run(&run);
+  if (status == CK_OK) status = workspace_of(&run, &needed);
+  if (status != CK_OK || image->batch == 0) return status;
+  if (!workspace || workspace_bytes < needed) return CK_E_WORKSPACE;
+  const uint64_t saved = ck_fp_enter();
+  switch (op->kind) {
+    case CK_OP_CONV2D: ck_conv2d_run(&run, workspace); break;
+    case CK_OP_DEPTHWISE: ck_dwconv_run(&run, workspace); break;
+    case CK_OP_SEPARABLE: ck_sepconv_run(&run, workspace); break;
+  }
+  ck_fp_leave(saved);
+  return CK_OK;
+}

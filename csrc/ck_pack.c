@@ -1,0 +1,100 @@
+/* Weights -> the layouts that the kernels read, padded with zeros to whole vectors. */
+#include <stdlib.h>
+
+#include "ck_impl.h"
+
+void *ck_alloc(size_t bytes) {
+  if (bytes == 0 || bytes > (size_t)PTRDIFF_MAX - CK_ALIGN) return NULL;
+  bytes = (bytes + CK_ALIGN - 1) / CK_ALIGN * CK_ALIGN;
+  void *p = aligned_alloc(CK_ALIGN, bytes);
+  if (p) memset(p, 0, bytes);
+  return p;
+}
+
+void ck_free(void *p) { free(p); }
+
+/* Room for `count` elements of one packed array, zeroed. */
+static ck_status alloc_elements(int64_t a, int64_t b, int element, void **out) {
+  int64_t bytes;
+  if (!ck_mul(a, b, &bytes) || !ck_mul(bytes, element, &bytes)) return CK_E_OVERFLOW;
+  *out = ck_alloc((size_t)bytes);
+  return *out ? CK_OK : CK_E_NOMEM;
+}
+
+static ck_status pack_bias(const struct ck_kernels *k, const void *bias, int64_t columns,
+                           int64_t padded, void **out) {
+  ck_status status = alloc_elements(padded, 1, k->element, out);
+  if (status == CK_OK && bias) memcpy(*out, bias, (size_t)(columns * k->element));
+  return status;
+}
+
+/* Copy n elements that lie `stride` apart. */
+static void gather(void *to, const void *from, int64_t stride, int64_t n, int element) {
+  if (stride == 1) {
+    memcpy(to, from, (size_t)(n * element));
+    return;
+  }
+  if (element == 4) {
+    for (int64_t i = 0; i < n; ++i) memcpy((char *)to + 4 * i, (const char *)from + 4 * i * stride, 4);
+  } else {
+    for (int64_t i = 0; i < n; ++i) memcpy((char *)to + 8 * i, (const char *)from + 8 * i * stride, 8);
+  }
+}
+
+ck_status ck_pack_gemm(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
+                       int64_t columns, const ck_weights *w, const void *bias,
+                       struct ck_gemm_weights *packed) {
+  int64_t terms;
+  if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
+    return CK_E_OVERFLOW;
+  const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
+  if (columns > INT64_MAX - panel) return CK_E_OVERFLOW;
+  const int64_t padded = ck_round_up(columns, k->lanes);
+  packed->terms = terms;
+  packed->columns = columns;
+  packed->panel_columns = panel;
+  ck_status status = alloc_elements(terms, padded, k->element, &packed->data);
+  if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
+  if (status != CK_OK) return status;
+
+  for (int64_t first = 0; first < columns; first += panel) {
+    const int64_t n = ck_min(panel, columns - first);
+    const int64_t width = ck_round_up(n, k->lanes);
+    char *to = ck_at_mut(packed->data, first * terms, k->element);
+    for (int64_t ky = 0; ky < window->kernel_h; ++ky)
+      for (int64_t kx = 0; kx < window->kernel_w; ++kx)
+        for (int64_t c = 0; c < in_channels; ++c) {
+          const int64_t at = ky * w->stride[0] + kx * w->stride[1] + c * w->stride[2];
+          gather(to, ck_at(w->data, at + first * w->stride[3], k->element), w->stride[3], n,
+                 k->element);
+          to += width * k->element;
+        }
+  }
+  return CK_OK;
+}
+
+ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
+                     int64_t multiplier, const ck_weights *w, const void *bias,
+                     struct ck_dw_weights *packed) {
+  int64_t channels, taps;
+  if (!ck_mul(in_channels, multiplier, &channels) || channels > INT64_MAX - k->lanes ||
+      !ck_mul(window->kernel_h, window->kernel_w, &taps))
+    return CK_E_OVERFLOW;
+  const int64_t padded = ck_round_up(channels, k->lanes);
+  packed->channels = channels;
+  ck_status status = alloc_elements(taps, padded, k->element, &packed->data);
+  if (status == CK_OK) status = pack_bias(k, bias, channels, padded, &packed->bias);
+  if (status != CK_OK) return status;
+
+  for (int64_t o = 0; o < channels; ++o) {
+    char *to = ck_at_mut(packed->data, o / k->lanes * taps * k->lanes + o % k->lanes, k->element);
+    const int64_t at = o / multiplier * w->stride[2] + o % multiplier * w->stride[3];
+    for (int64_t ky = 0; ky < window->kernel_h; ++ky)
+      for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
+        const int64_t tap = at + ky * w->stride[0] + kx * w->stride[1];
+        memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
+        to += k->lanes * k->element;
+      }
+  }
+  return CK_OK;
+}

@@ -1,0 +1,145 @@
+/* convkern: the convolutions of light networks, as a plain C11 library.
+ *
+ * An operation is created once from its weights (they are packed for one ISA), run any number of
+ * times from any number of threads, and destroyed. Nothing here aborts, prints or keeps global
+ * state. The caller owns x, residual, y and the workspace; ck_op_workspace_size says how much.
+ *
+ * Images are NHWC and contiguous. Weights come with their strides, so that HWIO and OIHW are the
+ * same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
+ */
+#ifndef CONVKERN_H
+#define CONVKERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ck_status {
+  CK_OK = 0,
+  CK_E_NULL = -1,      /* a pointer that must not be null is null */
+  CK_E_SHAPE = -2,     /* a size below 1, channels that do not fit, a kernel larger than the input */
+  CK_E_OVERFLOW = -3,  /* a product of sizes does not fit in 64 bits */
+  CK_E_NOMEM = -4,     /* an allocation failed */
+  CK_E_ISA = -5,       /* no such ISA in this build, or this CPU lacks it */
+  CK_E_WORKSPACE = -6, /* the workspace is smaller than ck_op_workspace_size asked for */
+} ck_status;
+
+/* From the slowest to the fastest; each is a set of CPU features, not a CPU. */
+typedef enum ck_isa {
+  CK_ISA_SCALAR = 0,
+  CK_ISA_SSE2,
+  CK_ISA_AVX2,   /* AVX2 and FMA */
+  CK_ISA_AVX512, /* AVX-512 F, BW, VL, DQ */
+  CK_ISA_NEON,
+  CK_ISA_COUNT,
+} ck_isa;
+
+typedef enum ck_dtype { CK_F32 = 0, CK_F64 = 1, CK_DTYPE_COUNT } ck_dtype;
+
+typedef enum ck_act_kind {
+  CK_ACT_CLAMP = 0, /* low <= y <= high; -inf and +inf are the identity */
+  CK_ACT_HARDSWISH,
+  CK_ACT_HARDSIGMOID,
+  CK_ACT_SIGMOID,
+  CK_ACT_SILU,
+} ck_act_kind;
+
+typedef struct ck_activation {
+  ck_act_kind kind;
+  double low, high; /* of CK_ACT_CLAMP */
+} ck_activation;
+
+/* A kernel's walk over the image. */
+typedef struct ck_window {
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t dilation_h, dilation_w;
+} ck_window;
+
+/* What an operation is, without its weights.
+ *   conv2d     in_channels -> out_channels in groups; multiplier is ignored
+ *   depthwise  in_channels -> in_channels * multiplier; out_channels and groups are ignored
+ *   separable  a depthwise, then a pointwise to out_channels */
+typedef struct ck_conv {
+  ck_isa isa;
+  ck_dtype dtype;
+  ck_window window;
+  int64_t in_channels, out_channels;
+  int64_t groups, multiplier;
+  ck_activation dw_activation; /* separable: between the two */
+  ck_activation activation;
+} ck_conv;
+
+/* Weights as a strided 4-D array; strides in elements, any sign.
+ *   standard   (kernel_h, kernel_w, in_channels / groups, out_channels)
+ *   depthwise  (kernel_h, kernel_w, in_channels, multiplier) */
+typedef struct ck_weights {
+  const void *data;
+  int64_t stride[4];
+} ck_weights;
+
+/* The image an operation runs on. A depthwise or separable operation whose image has fewer channels
+ * than in_channels * multiplier sees that as its multiplier: the packed weights are the same. */
+typedef struct ck_image {
+  int64_t batch, height, width, channels;
+  int64_t pad_top, pad_bottom, pad_left, pad_right;
+} ck_image;
+
+typedef struct ck_op ck_op;
+
+/* bias and dw_bias may be null; they are contiguous. On failure *op is null. */
+ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **op);
+ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **op);
+ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
+                            const ck_weights *pw, const void *bias, ck_op **op);
+void ck_op_destroy(ck_op *op);
+
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes);
+
+/* residual may be null; y overlaps neither x nor residual. The workspace need not be aligned. */
+ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
+                    void *y, void *workspace, size_t workspace_bytes);
+
+/* The size of the output, in checked 64-bit arithmetic. */
+ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
+                         int64_t *out_w);
+
+/* The textbook loops: the baseline the theory is measured on (float32 and float64, no activation,
+ * no residual). Same arguments as above, and no packing. */
+ck_status ck_naive_conv2d(const ck_conv *conv, const ck_image *image, const ck_weights *w,
+                          const void *bias, const void *x, void *y);
+ck_status ck_naive_pointwise(const ck_conv *conv, const ck_image *image, const ck_weights *w,
+                             const void *bias, const void *x, void *y);
+ck_status ck_naive_depthwise(const ck_conv *conv, const ck_image *image, const ck_weights *w,
+                             const void *bias, const void *x, void *y);
+
+/* What this build is, and what this CPU has. Strings are static. */
+const char *ck_compiler(void);
+const char *ck_isa_name(ck_isa isa);
+int ck_isa_available(ck_isa isa);
+ck_isa ck_isa_best(void);
+const char *ck_cpu_name(void);
+const char *ck_cpu_features(void); /* separated by spaces */
+int64_t ck_cpu_l1d_bytes(void);
+int64_t ck_cpu_l2_bytes(void);
+
+/* The registry: the name of kernel `index`, and whether an ISA's table has it. */
+const char *ck_kernel_name(int index); /* null past the last */
+int ck_kernel_present(ck_isa isa, ck_dtype dtype, int index);
+
+/* One ISA's GEMM tile: rows x columns, and the lanes of a vector. */
+ck_status ck_tile(ck_isa isa, ck_dtype dtype, int64_t *rows, int64_t *columns, int64_t *lanes);
+
+/* Probes for honest benchmarks: about a millisecond each.
+ * FMA peak in FLOP/s of a register-only loop (sse2 and scalar: multiply, then add);
+ * nops per second, which a neighbour on the same physical core halves. */
+ck_status ck_probe_fma(ck_isa isa, ck_dtype dtype, double *flops_per_second);
+double ck_probe_nop(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

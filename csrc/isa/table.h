@@ -1,0 +1,21 @@
+/* Included last by each ck_isa_<isa>.c: the kernels, written once over the verbs, and their table. */
+#include "kernels/common.tpl.h"
+#include "kernels/gemm.tpl.h"
+#include "kernels/fill.tpl.h"
+#include "kernels/dwconv3x3.tpl.h"
+#include "kernels/dwconv_any.tpl.h"
+#include "kernels/activate.tpl.h"
+#include "kernels/probe.tpl.h"
+
+const struct ck_kernels CK_FN(kernels) = {
+    .isa = CK_ISA_TOKEN,
+    .dtype = CK_REAL_DTYPE,
+    .element = (int)sizeof(real),
+    .lanes = VF_LANES,
+    .gemm_rows = VF_GEMM_ROWS,
+    .gemm_vectors = GEMM_MAX_VECTORS,
+    .dw_rows = VF_DW_ROWS,
+#define CK_KERNEL(name, args) .name = CK_FN(name),
+#include "ck_kernels.inc"
+#undef CK_KERNEL
+};

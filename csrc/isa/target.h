@@ -1,0 +1,21 @@
+/* CK_TARGET_BEGIN("avx2,fma") ... CK_TARGET_END: everything between is compiled for those features,
+ * with gcc and with clang, without a flag of its own for the file. System headers come before. */
+#ifndef CK_TARGET_H
+#define CK_TARGET_H
+
+#define CK_PRAGMA(x) _Pragma(#x)
+
+#if defined(__clang__)
+#define CK_TARGET_BEGIN(features) \
+  CK_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define CK_TARGET_END CK_PRAGMA(clang attribute pop)
+#define CK_UNROLL CK_PRAGMA(clang loop unroll(full))
+#define CK_NO_UNROLL CK_PRAGMA(clang loop unroll(disable))
+#else
+#define CK_TARGET_BEGIN(features) CK_PRAGMA(GCC push_options) CK_PRAGMA(GCC target(features))
+#define CK_TARGET_END CK_PRAGMA(GCC pop_options)
+#define CK_UNROLL CK_PRAGMA(GCC unroll 32)
+#define CK_NO_UNROLL CK_PRAGMA(GCC unroll 1)
+#endif
+
+#endif

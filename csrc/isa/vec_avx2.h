@@ -1,0 +1,76 @@
+/* AVX2 and FMA: 16 registers of 256 bits; masked loads and stores do not fault, but the stores are
+ * slow, so full vectors never use them.
+ *
+ *   instruction            latency  per cycle   (Intel Haswell .. Alder Lake | AMD Zen 2 .. 5)
+ *   vfmadd ymm             4-5 | 4  2 | 2
+ *   vmaxps, vminps ymm     4 | 1-2  1-2 | 2
+ *   load ymm, L1           7 | 7    2 | 2
+ *   vmaskmovps load        8 | 8    1-2 | 1
+ *   vmaskmovps store       -        1 | 1/12..1/4
+ *   vpermps ymm            3 | 4-8  1 | 1
+ */
+#define VF_REGISTERS 16
+#define VF_HAS_MASK 0
+
+/* 6 x 2 accumulators, 2 weight vectors and a broadcast of 16 registers. */
+#define VF_GEMM_ROWS 6
+#define VF_DW_ROWS 1
+
+typedef __m256i vf_tail;
+typedef __m256i vf_index;
+#if CK_REAL_BITS == 32
+typedef __m256 vf;
+#define VF_LANES 8
+#define VF_OP(name) _mm256_##name##_ps
+#define VF_BITS(x) _mm256_castps_si256(x)
+#define VF_FROM_BITS(x) _mm256_castsi256_ps(x)
+#define VF_SLL _mm256_slli_epi32
+#else
+typedef __m256d vf;
+#define VF_LANES 4
+#define VF_OP(name) _mm256_##name##_pd
+#define VF_BITS(x) _mm256_castpd_si256(x)
+#define VF_FROM_BITS(x) _mm256_castsi256_pd(x)
+#define VF_SLL _mm256_slli_epi64
+#endif
+
+CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
+CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
+CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
+CK_INLINE void vf_store(real *p, vf x) { VF_OP(storeu)(p, x); }
+CK_INLINE vf vf_add(vf a, vf b) { return VF_OP(add)(a, b); }
+CK_INLINE vf vf_sub(vf a, vf b) { return VF_OP(sub)(a, b); }
+CK_INLINE vf vf_mul(vf a, vf b) { return VF_OP(mul)(a, b); }
+CK_INLINE vf vf_div(vf a, vf b) { return VF_OP(div)(a, b); }
+CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
+/* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
+CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
+CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+
+/* The first n lanes, for any n: a window that slides over ones and zeros. */
+CK_INLINE vf_tail vf_first(int64_t n) {
+  static const int32_t ones_then_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const int32_t *window = ones_then_zeros + 8 - ck_max(0, ck_min(n, VF_LANES)) * (8 / VF_LANES);
+  return _mm256_loadu_si256((const __m256i *)window);
+}
+CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskload)(p, n); }
+CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(maskstore)(p, n, x); }
+
+/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
+  __m256i index = _mm256_loadu_si256((const __m256i *)lanes);
+#if CK_REAL_BITS == 64 /* there is no vpermpd by register: move the two halves of each double */
+  index = _mm256_slli_epi32(_mm256_shuffle_epi32(index, _MM_SHUFFLE(2, 2, 0, 0)), 1);
+  index = _mm256_add_epi32(index, _mm256_set1_epi64x((int64_t)1 << 32));
+#endif
+  return index;
+}
+CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+  return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(vf_load_n(p, n)), index));
+}
+
+/* 2^t for integral t within the exponent's range. */
+CK_INLINE vf vf_pow2(vf t) {
+  vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));
+  return VF_FROM_BITS(VF_SLL(VF_BITS(biased), CK_MANTISSA_BITS));
+}

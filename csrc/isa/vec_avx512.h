@@ -1,0 +1,59 @@
+/* AVX-512 F, BW, VL, DQ: 32 registers of 512 bits; masks make every tail free.
+ *
+ *   instruction            latency  per cycle   (Intel Sapphire Rapids | AMD Zen 5 server)
+ *   vfmadd zmm             4 | 4    2 | 2
+ *   vmaxps, vminps zmm     4 | 2    1 | 2
+ *   load zmm, L1           7 | 7    2 | 2
+ *   load with {z} mask     8 | 8    2 | 2       masked lanes do not fault
+ *   store with mask        -        1 | 1       but a masked store is not forwarded to a load
+ *   vpermps zmm            3 | 4    1 | 2
+ */
+#define VF_REGISTERS 32
+#define VF_HAS_MASK 1
+
+/* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */
+#define VF_GEMM_ROWS 14
+#define VF_DW_ROWS 2
+
+#if CK_REAL_BITS == 32
+typedef __m512 vf;
+typedef __m512i vf_index;
+typedef __mmask16 vf_tail;
+#define VF_LANES 16
+#define VF_OP(name) _mm512_##name##_ps
+#else
+typedef __m512d vf;
+typedef __m512i vf_index;
+typedef __mmask8 vf_tail;
+#define VF_LANES 8
+#define VF_OP(name) _mm512_##name##_pd
+#endif
+
+CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
+CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
+CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
+CK_INLINE void vf_store(real *p, vf x) { VF_OP(storeu)(p, x); }
+CK_INLINE vf vf_add(vf a, vf b) { return VF_OP(add)(a, b); }
+CK_INLINE vf vf_sub(vf a, vf b) { return VF_OP(sub)(a, b); }
+CK_INLINE vf vf_mul(vf a, vf b) { return VF_OP(mul)(a, b); }
+CK_INLINE vf vf_div(vf a, vf b) { return VF_OP(div)(a, b); }
+CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
+/* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
+CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
+CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+
+/* The first n lanes, for any n. */
+CK_INLINE vf_tail vf_first(int64_t n) {
+  return (vf_tail)(n >= VF_LANES ? (1u << VF_LANES) - 1 : n <= 0 ? 0 : (1u << n) - 1);
+}
+CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, p); }
+CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
+
+/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }
+CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+  return VF_OP(permutexvar)(index, vf_load_n(p, n));
+}
+
+/* 2^t for integral t within the exponent's range. */
+CK_INLINE vf vf_pow2(vf t) { return VF_OP(scalef)(vf_set1(1), t); }

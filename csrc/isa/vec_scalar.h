@@ -1,0 +1,48 @@
+/* Plain C: one lane. For CPUs without a vector file of their own, and for reading. */
+#define VF_REGISTERS 16
+#define VF_HAS_MASK 0
+
+#define VF_GEMM_ROWS 4
+#define VF_DW_ROWS 1
+
+typedef real vf;
+typedef int64_t vf_tail;
+typedef int64_t vf_index;
+#define VF_LANES 1
+
+CK_INLINE vf vf_zero(void) { return 0; }
+CK_INLINE vf vf_set1(real x) { return x; }
+CK_INLINE vf vf_load(const real *p) { return *p; }
+CK_INLINE void vf_store(real *p, vf x) { *p = x; }
+CK_INLINE vf vf_add(vf a, vf b) { return a + b; }
+CK_INLINE vf vf_sub(vf a, vf b) { return a - b; }
+CK_INLINE vf vf_mul(vf a, vf b) { return a * b; }
+CK_INLINE vf vf_div(vf a, vf b) { return a / b; }
+CK_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; } /* rounds twice: -ffp-contract=off */
+/* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
+CK_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
+CK_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
+
+/* The first n lanes, for any n. */
+CK_INLINE vf_tail vf_first(int64_t n) { return n; }
+CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return n > 0 ? *p : 0; }
+CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
+  if (n > 0) *p = x;
+}
+
+/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return (vf_index)lanes[0]; }
+CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+  (void)n;
+  return p[index];
+}
+
+/* 2^t for integral t within the exponent's range. */
+CK_INLINE vf vf_pow2(vf t) {
+  real x = t + (CK_ROUND_MAGIC + CK_EXPONENT_BIAS);
+  real_bits bits;
+  memcpy(&bits, &x, sizeof x);
+  bits <<= CK_MANTISSA_BITS;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}

@@ -1,0 +1,80 @@
+/* SSE2, what every x86-64 has: 16 registers of 128 bits, no FMA, no masks.
+ *
+ *   instruction            latency  per cycle   (any x86-64 of the last ten years)
+ *   mulps, addps           3-4      1-2
+ *   maxps, minps           1-4      1-2
+ *   load xmm, L1           5-7      2
+ */
+#define VF_REGISTERS 16
+#define VF_HAS_MASK 0
+
+/* 6 x 2 accumulators, 2 weight vectors, a broadcast and the product, which is a register of its
+ * own without FMA: all 16. */
+#define VF_GEMM_ROWS 6
+#define VF_DW_ROWS 1
+
+typedef int64_t vf_tail;
+typedef const real_bits *vf_index;
+#if CK_REAL_BITS == 32
+typedef __m128 vf;
+#define VF_LANES 4
+#define VF_OP(name) _mm_##name##_ps
+#define VF_BITS(x) _mm_castps_si128(x)
+#define VF_FROM_BITS(x) _mm_castsi128_ps(x)
+#define VF_SLL _mm_slli_epi32
+#else
+typedef __m128d vf;
+#define VF_LANES 2
+#define VF_OP(name) _mm_##name##_pd
+#define VF_BITS(x) _mm_castpd_si128(x)
+#define VF_FROM_BITS(x) _mm_castsi128_pd(x)
+#define VF_SLL _mm_slli_epi64
+#endif
+
+CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
+CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
+CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
+CK_INLINE void vf_store(real *p, vf x) { VF_OP(storeu)(p, x); }
+CK_INLINE vf vf_add(vf a, vf b) { return VF_OP(add)(a, b); }
+CK_INLINE vf vf_sub(vf a, vf b) { return VF_OP(sub)(a, b); }
+CK_INLINE vf vf_mul(vf a, vf b) { return VF_OP(mul)(a, b); }
+CK_INLINE vf vf_div(vf a, vf b) { return VF_OP(div)(a, b); }
+CK_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); } /* rounds twice */
+/* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
+CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
+CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+
+/* The first n lanes, for any n. */
+CK_INLINE vf_tail vf_first(int64_t n) { return n; }
+CK_INLINE vf vf_load_n(const real *p, vf_tail n) {
+  if (n >= VF_LANES) return vf_load(p);
+  real lanes[VF_LANES] = {0};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return vf_load(lanes);
+}
+CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
+  if (n >= VF_LANES) {
+    vf_store(p, x);
+    return;
+  }
+  real lanes[VF_LANES];
+  vf_store(lanes, x);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return lanes; }
+CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+  (void)n; /* index stays below it */
+#if CK_REAL_BITS == 32
+  return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
+#else
+  return _mm_setr_pd(p[index[0]], p[index[1]]);
+#endif
+}
+
+/* 2^t for integral t within the exponent's range. */
+CK_INLINE vf vf_pow2(vf t) {
+  vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));
+  return VF_FROM_BITS(VF_SLL(VF_BITS(biased), CK_MANTISSA_BITS));
+}

@@ -1,0 +1,129 @@
+/* Depthwise 3x3 at stride 1 and 2, one or two output rows at once.
+ *
+ * The kernel walks along the columns of the input: each vector of channels is loaded once and goes
+ * into every output that needs it, up to 3 columns x 2 rows, whose sums slide along in registers.
+ * Channels are the lanes. A row of padding is one zero vector that is read again and again; a
+ * column of padding is a zero vector without a load. Padding is multiplied like any other value, so
+ * that an infinite weight gives the NaN that arithmetic says.
+ *
+ * Taps are summed column by column, top down, from the bias on.
+ */
+enum { DW_MAX_IN_ROWS = 2 * 2 + 1 };
+
+struct dw_walk {
+  const real *row[DW_MAX_IN_ROWS];
+  int64_t moves[DW_MAX_IN_ROWS]; /* all ones where the row moves with the column, else 0 */
+  int64_t x, at, pixel_step, in_w;
+};
+
+CK_INLINE struct dw_walk dw_walk_from(const struct ck_dw_args *d, int64_t channel, int in_rows) {
+  struct dw_walk walk = {
+      .x = d->x0, .at = d->x0 * d->pixel_step, .pixel_step = d->pixel_step, .in_w = d->in_w};
+  CK_UNROLL
+  for (int r = 0; r < in_rows; ++r) {
+    const real *start = d->rows[r];
+    walk.row[r] = start ? start + channel : ck_padding;
+    walk.moves[r] = start ? -1 : 0;
+  }
+  return walk;
+}
+
+CK_INLINE void dw_next_column(struct dw_walk *walk, vf *in, int in_rows, bool full, vf_tail tail) {
+  if ((uint64_t)walk->x < (uint64_t)walk->in_w) {
+    CK_UNROLL
+    for (int r = 0; r < in_rows; ++r)
+      in[r] = vf_load_either(walk->row[r] + (walk->at & walk->moves[r]), full, tail);
+  } else {
+    CK_UNROLL
+    for (int r = 0; r < in_rows; ++r) in[r] = vf_zero();
+  }
+  walk->x += 1;
+  walk->at += walk->pixel_step;
+}
+
+/* The sum with one column of three taps added. */
+CK_INLINE vf dw_add_column(vf sum, const vf *in, const vf *w, int kx) {
+  sum = vf_fma(in[0], w[kx], sum);
+  sum = vf_fma(in[1], w[3 + kx], sum);
+  return vf_fma(in[2], w[6 + kx], sum);
+}
+
+/* Nine weights, the sums and a column are more than 16 registers hold. There, the weights of the
+ * first column of taps are read from memory where they are used, which costs nothing: an FMA takes
+ * one operand from L1. Hiding the pointer keeps the compiler from hoisting these loads out of the
+ * loop and then spilling what it hoisted. */
+CK_INLINE const real *dw_first_weights(const real *weights, vf *w) {
+  if (VF_REGISTERS >= 32) return weights;
+  __asm__("" : "+r"(weights));
+  CK_UNROLL
+  for (int ky = 0; ky < 3; ++ky) w[3 * ky] = vf_load(weights + 3 * ky * VF_LANES);
+  return weights;
+}
+
+/* One pass over the columns for one vector of channels; stride, rows and full are constants. */
+CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int stride,
+                          const int rows, const bool full, vf_tail tail) {
+  const int in_rows = stride * (rows - 1) + 3;
+  const int64_t group = channel / VF_LANES;
+  const real *weights = (const real *)d->weights + group * 9 * VF_LANES;
+  const vf bias = vf_load((const real *)d->bias + channel);
+  const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
+  real *out = (real *)d->out + (group - d->channel_begin / VF_LANES) * d->out_step;
+  struct dw_walk walk = dw_walk_from(d, channel, in_rows);
+  vf w[9], in[DW_MAX_IN_ROWS], sum[2], next[2];
+
+  CK_UNROLL
+  for (int t = 0; t < 9; ++t) w[t] = vf_load(weights + t * VF_LANES);
+
+  dw_next_column(&walk, in, in_rows, full, tail);
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i) next[i] = dw_add_column(bias, in + i * stride, w, 0);
+  if (stride == 1) {
+    dw_next_column(&walk, in, in_rows, full, tail);
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      sum[i] = dw_add_column(next[i], in + i, w, 1);
+      next[i] = dw_add_column(bias, in + i, w, 0);
+    }
+  }
+
+  for (int64_t x = 0; x < d->out_w; ++x) {
+    if (stride == 2) {
+      dw_next_column(&walk, in, in_rows, full, tail);
+      CK_UNROLL
+      for (int i = 0; i < rows; ++i) sum[i] = dw_add_column(next[i], in + 2 * i, w, 1);
+    }
+    dw_next_column(&walk, in, in_rows, full, tail);
+    weights = dw_first_weights(weights, w);
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      const vf y = dw_add_column(sum[i], in + i * stride, w, 2);
+      if (stride == 1) sum[i] = dw_add_column(next[i], in + i, w, 1);
+      next[i] = dw_add_column(bias, in + i * stride, w, 0);
+      vf_store_either(out + d->offset[i * d->out_w + x], full, tail,
+                      vf_min(high, vf_max(low, y)));
+    }
+  }
+}
+
+CK_INLINE void dw3x3_rows(const struct ck_dw_args *d, const int stride, const int rows) {
+  int64_t channel = d->channel_begin;
+  for (; channel + VF_LANES <= d->channel_end; channel += VF_LANES)
+    dw3x3_pass(d, channel, stride, rows, true, vf_first(VF_LANES));
+  if (channel < d->channel_end)
+    dw3x3_pass(d, channel, stride, rows, false, vf_first(d->channel_end - channel));
+}
+
+static void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) {
+  if (VF_DW_ROWS == 2 && d->out_rows == 2)
+    dw3x3_rows(d, 1, 2);
+  else
+    dw3x3_rows(d, 1, 1);
+}
+
+static void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) {
+  if (VF_DW_ROWS == 2 && d->out_rows == 2)
+    dw3x3_rows(d, 2, 2);
+  else
+    dw3x3_rows(d, 2, 1);
+}

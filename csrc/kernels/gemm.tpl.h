@@ -1,0 +1,111 @@
+/* The GEMM microkernel: `rows` pixels x `vectors` vectors of output channels, held in registers from
+ * the first term to the last. Both are literal constants in every instance.
+ *
+ * Terms are summed in order from the bias on, whatever the tile, so that tiles of different heights
+ * give the same bits.
+ */
+enum { GEMM_MAX_VECTORS = 2 };
+
+CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int vectors) {
+  const real *a = g->a, *b = g->b;
+  const real *bias = g->bias, *residual = g->residual;
+  real *c = g->c;
+  const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
+  vf_tail tail[GEMM_MAX_VECTORS];
+  vf sum[VF_GEMM_ROWS][GEMM_MAX_VECTORS];
+
+  CK_UNROLL
+  for (int j = 0; j < vectors; ++j) tail[j] = vf_first(g->columns - j * VF_LANES);
+
+  if (bias) {
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_load(bias + j * VF_LANES);
+    }
+  } else {
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j)
+        sum[i][j] = vf_load_either(c + i * g->c_step + j * VF_LANES, full, tail[j]);
+    }
+  }
+
+  for (int64_t left = g->terms; left > 0; left -= VF_LANES) {
+    const real *a_end = a + ck_min(left, VF_LANES);
+    CK_NO_UNROLL
+    while (a < a_end) {
+      vf w[GEMM_MAX_VECTORS];
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) w[j] = vf_load(b + j * VF_LANES);
+      CK_UNROLL
+      for (int i = 0; i < rows; ++i) {
+        const vf pixel = vf_set1(a[i * VF_LANES]);
+        CK_UNROLL
+        for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
+      }
+      a += 1;
+      b += vectors * VF_LANES;
+    }
+    a += (VF_GEMM_ROWS - 1) * VF_LANES;
+  }
+
+  const vf low = vf_set1((real)g->low), high = vf_set1((real)g->high);
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i) {
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j) {
+      const int64_t at = i * g->c_step + j * VF_LANES;
+      vf y = sum[i][j];
+      if (residual) y = vf_add(y, vf_load_either(residual + at, full, tail[j]));
+      vf_store_either(c + at, full, tail[j], vf_min(high, vf_max(low, y)));
+    }
+  }
+}
+
+/* The instances: 1 .. VF_GEMM_ROWS rows by 1 or 2 vectors, as ck_gemm14x2_f32_avx512. */
+#define GEMM_1_TO_4(X, v) X(1, v) X(2, v) X(3, v) X(4, v)
+#define GEMM_1_TO_6(X, v) GEMM_1_TO_4(X, v) X(5, v) X(6, v)
+#define GEMM_1_TO_14(X, v) \
+  GEMM_1_TO_6(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v) X(13, v) X(14, v)
+#define GEMM_JOIN_(a, b) a##b
+#define GEMM_JOIN(a, b) GEMM_JOIN_(a, b)
+#define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
+
+#define GEMM_INSTANCE(r, v) \
+  static void CK_FN(gemm##r##x##v)(const struct ck_gemm_args *g) { gemm_tile(g, r, v); }
+GEMM_EACH_ROW(GEMM_INSTANCE, 1)
+GEMM_EACH_ROW(GEMM_INSTANCE, 2)
+
+static void gemm_full(const struct ck_gemm_args *g) {
+#define GEMM_ENTRY(r, v) CK_FN(gemm##r##x##v),
+  static void (*const tiles[GEMM_MAX_VECTORS][VF_GEMM_ROWS])(const struct ck_gemm_args *) = {
+      {GEMM_EACH_ROW(GEMM_ENTRY, 1)}, {GEMM_EACH_ROW(GEMM_ENTRY, 2)}};
+  tiles[g->vectors - 1][g->rows - 1](g);
+}
+
+/* Without cheap masks a tile that is narrower than its vectors is made in a buffer of its own. */
+static void gemm_narrow(const struct ck_gemm_args *g) {
+  enum { STEP = GEMM_MAX_VECTORS * VF_LANES };
+  real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
+  const size_t bytes = (size_t)g->columns * sizeof(real);
+  for (int i = 0; i < g->rows; ++i) {
+    if (!g->bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
+    if (g->residual)
+      memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
+  }
+  struct ck_gemm_args tile = *g;
+  tile.c = c;
+  tile.c_step = STEP;
+  if (g->residual) tile.residual = residual;
+  gemm_full(&tile);
+  for (int i = 0; i < g->rows; ++i) memcpy((real *)g->c + i * g->c_step, c + i * STEP, bytes);
+}
+
+static void CK_FN(gemm)(const struct ck_gemm_args *g) {
+  if (VF_HAS_MASK || g->columns == g->vectors * VF_LANES)
+    gemm_full(g);
+  else
+    gemm_narrow(g);
+}
