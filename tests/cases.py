@@ -1,6 +1,8 @@
 """Calls of the operations: data for both the library and the oracle, and the check between them."""
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,14 +146,14 @@ class Call:
 
     def layer(self):
         """Pack the weights into the layer of the operation."""
-        name = {
-            "conv2d": "Conv2d",
-            "depthwise_conv2d": "DepthwiseConv2d",
-            "pointwise_conv2d": "PointwiseConv2d",
-            "separable_conv2d": "SeparableConv2d",
-        }
         options = {k: v for k, v in self.options.items() if k != "residual"}
-        return getattr(ck, name[self.op])(*self.weights, *self.biases, **options)
+        layers = {
+            "conv2d": ck.Conv2d,
+            "depthwise_conv2d": ck.DepthwiseConv2d,
+            "pointwise_conv2d": ck.PointwiseConv2d,
+            "separable_conv2d": ck.SeparableConv2d,
+        }
+        return layers[self.op](*self.weights, *self.biases, **options)
 
     def want(self):
         """Ask the oracle."""
@@ -259,6 +261,34 @@ def _wide_range(rng, shape):
     return rng.standard_normal(shape) * 10.0 ** rng.uniform(-6, 6, shape)
 
 
+class HasArray:
+    """Something NumPy sees through ``__array__``."""
+
+    def __init__(self, a):
+        self._array = a
+
+    def __array__(self, dtype=None, copy=None):
+        return self._array.copy() if copy else self._array
+
+
+class HasDLPack:
+    """Something NumPy sees through DLPack alone."""
+
+    def __init__(self, a):
+        self._array = a
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+def as_memoryview(a):
+    """See an array through the buffer protocol alone."""
+    return memoryview(a)
+
+
 def is_exact(made):
     """Whether integers come out exact: no activation that rounds."""
     activations = (made.options.get("activation"), made.options.get("dw_activation"))
@@ -298,4 +328,18 @@ def assert_same_bits(a, b):
     bits = f"u{a.itemsize}"
     np.testing.assert_array_equal(
         np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits)
+    )
+
+
+def python(program, **environment):
+    """Run a program in an interpreter of its own, with convkern's variables unset."""
+    ours = ("CONVKERN_ISA", "CONVKERN_NUM_THREADS", "OMP_NUM_THREADS")
+    inherited = {k: v for k, v in os.environ.items() if k not in ours}
+    inherited["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )

@@ -123,7 +123,7 @@ def test_overflow_is_infinity_without_a_warning():
         assert np.isposinf(ck.depthwise_conv2d(x, w[..., 0])).all()
         assert np.isposinf(ck.pointwise_conv2d(x, w)).all()
         assert np.isposinf(ck.separable_conv2d(x, w[..., 0], w)).all()
-        assert np.isneginf(ck.conv2d(x, -w, activation="hardswish") * 0 - np.inf).all()
+        assert np.isneginf(ck.conv2d(x, -w)).all()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -156,9 +156,9 @@ def test_caller_keeps_its_mxcsr(name):
     made = example(name)
     made.run()
     assert mxcsr_control() == before
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="out"):
         made.run(out=np.empty((1, 1, 1, 1), np.float32))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="out"):
         made.run(out=np.empty((1, 1, 1, 1), np.float64))
     assert mxcsr_control() == before
     assert np.float32(1e-40) * np.float32(1) > 0

@@ -1,42 +1,24 @@
 """What may be passed as an array, where results go, and which calls agree to the last bit."""
 
-import array
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import EXAMPLES, assert_same_bits, check, example, images_nchw, nchw
+from cases import (
+    EXAMPLES,
+    HasArray,
+    HasDLPack,
+    as_memoryview,
+    assert_same_bits,
+    check,
+    example,
+    images_nchw,
+    nchw,
+)
 
 import convkern as ck
 
 pytestmark = [pytest.mark.usefixtures("isa"), pytest.mark.parametrize("name", EXAMPLES)]
-
-
-class HasArray:
-    """Something NumPy sees through ``__array__``."""
-
-    def __init__(self, a):
-        self._array = a
-
-    def __array__(self, dtype=None, copy=None):
-        return self._array
-
-
-class HasDLPack:
-    """Something NumPy sees through DLPack alone."""
-
-    def __init__(self, a):
-        self._array = a
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
-
-
-def as_memoryview(a):
-    return memoryview(array.array("f", a.ravel().tobytes())).cast("B").cast("f", a.shape)
 
 
 def read_only(a):

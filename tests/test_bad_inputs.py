@@ -102,7 +102,7 @@ def name_of(value):
 
 
 @pytest.mark.parametrize(
-    "option, op, exception, value",
+    ("option", "op", "exception", "value"),
     [
         pytest.param(option, op, exception, value, id=f"{option}-{op}-{name_of(value)}")
         for option, ops, exception, values in BAD_OPTIONS
@@ -250,30 +250,33 @@ def test_zero_sized_axes(op, layout):
 
 
 def test_zero_channels_everywhere(layout):
-    x, w = images(layout, 1, 8, 8, 0), filters(layout, 3, 3, 0, 4)
-    refuses("conv2d", {"x": x, "w": w, "layout": layout}, ValueError, "x", str(x.shape))
-    x, w = images(layout, 1, 8, 8, 3), filters(layout, 3, 3, 3, 0)
-    refuses("conv2d", {"x": x, "w": w, "layout": layout}, ValueError, "w", str(w.shape))
-    x, w = images(layout, 1, 8, 8, 0), dw_filters(layout, 3, 3, 0)
-    refuses("depthwise_conv2d", {"x": x, "w": w, "layout": layout}, ValueError, "x", str(x.shape))
+    nothing, x = images(layout, 1, 8, 8, 0), images(layout, 1, 8, 8, 3)
+    for op, image, w in (
+        ("conv2d", nothing, filters(layout, 3, 3, 0, 4)),
+        ("conv2d", x, filters(layout, 3, 3, 3, 0)),
+        ("depthwise_conv2d", nothing, dw_filters(layout, 3, 3, 0)),
+        ("pointwise_conv2d", nothing, pw_filters(layout, 0, 4)),
+        ("pointwise_conv2d", x, pw_filters(layout, 3, 0)),
+    ):
+        refuses(op, {"x": image, "w": w, "layout": layout}, ValueError, "shape", " 0")
 
 
 @pytest.mark.parametrize("op", WINDOWED)
 def test_kernel_larger_than_the_padded_image(op, layout):
     kwargs = valid(op, layout)
-    for shape, padding, dilation in (
-        ((1, 2, 8, 3), 0, 1),
-        ((1, 8, 2, 3), 0, 1),
-        ((0, 2, 8, 3), 0, 1),
-        ((1, 2, 2, 3), ((0, 0), (1, 1)), 1),
-        ((1, 4, 4, 3), 0, 2),
-        ((1, 1, 1, 3), "valid", 1),
+    for shape, padding, dilation, padded in (
+        ((1, 2, 8, 3), 0, 1, "2x8"),
+        ((1, 8, 2, 3), 0, 1, "8x2"),
+        ((0, 2, 8, 3), 0, 1, "2x8"),
+        ((1, 2, 1, 3), ((0, 0), (1, 1)), 1, "2x3"),
+        ((1, 4, 4, 3), 0, 2, "4x4"),
+        ((1, 1, 1, 3), "valid", 1, "1x1"),
+        ((1, 8, 8, 3), 0, 4, "8x8"),
     ):
-        x = images(layout, *shape)
-        options = {"x": x, "padding": padding, "dilation": dilation}
-        refuses(op, kwargs | options, ValueError, str(shape[1:3]).strip("()").split(",")[0])
+        options = {"x": images(layout, *shape), "padding": padding, "dilation": dilation}
+        refuses(op, kwargs | options, ValueError, "kernel", "image", padded)
     x, w = images(layout, 1, 3, 3, 3), filters(layout, 5, 5, 3, 4)
-    refuses("conv2d", {"x": x, "w": w, "layout": layout}, ValueError, "5", "3")
+    refuses("conv2d", {"x": x, "w": w, "layout": layout}, ValueError, "5x5", "3x3")
 
 
 def test_result_too_large_for_memory(layout):
@@ -333,7 +336,7 @@ def test_giant_weights():
     refuses(
         "separable_conv2d", {"x": x, "dw": giant(1, 1, 1, 2**60), "pw": giant(2**60, 1)}, TOO_LARGE
     )
-    refuses("conv2d", {"x": giant(1, 2, 2, 2**60), "w": giant(1, 1, 2**60, 1)}, TOO_LARGE)
+    refuses("conv2d", {"x": giant(1, 2, 2, 2**58), "w": giant(1, 1, 2**58, 1)}, TOO_LARGE)
     refuses("pointwise_conv2d", {"x": giant(1, 1, 1, 2**60), "w": giant(2**60, 1)}, TOO_LARGE)
     refuses("pointwise_conv2d", {"x": giant(1, 1, 1, 2**30), "w": giant(2**30, 2**30)}, TOO_LARGE)
 
@@ -349,7 +352,7 @@ def test_bad_out(op, layout):
         out = np.zeros(shape, np.float32)
         refuses(op, kwargs | {"out": out}, ValueError, "out", str(shape), str(y.shape))
         assert not out.any()
-    refuses(op, kwargs | {"out": np.zeros(y.shape, np.float64)}, TypeError, "out", "float64")
+    refuses(op, kwargs | {"out": np.zeros(y.shape, np.float64)}, TypeError, "out", "float32")
     out = np.zeros(y.shape, np.float32)
     out.flags.writeable = False
     refuses(op, kwargs | {"out": out}, ValueError, "out", "read-only")
@@ -459,5 +462,5 @@ class Gpu:
 
 @pytest.mark.parametrize("op", OPS)
 def test_array_protocols_that_fail(op):
-    refuses(op, valid(op, "NHWC") | {"x": RaisingArray()}, ZeroDivisionError, "mine")
-    refuses(op, valid(op, "NHWC") | {"x": Gpu()}, (TypeError, ValueError, BufferError))
+    refuses(op, valid(op, "NHWC") | {"x": RaisingArray()}, TypeError, "x", "mine")
+    refuses(op, valid(op, "NHWC") | {"x": Gpu()}, (TypeError, BufferError), "x", "CPU")

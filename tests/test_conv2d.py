@@ -92,7 +92,7 @@ def test_batch(x, layout, data):
 
 
 @pytest.mark.parametrize(
-    "groups, terms, outputs",
+    ("groups", "terms", "outputs"),
     [
         (2, 1, 1),
         (2, 4, 3),
@@ -139,7 +139,7 @@ def test_sums_that_cancel():
 
 # Kinds of layers in real networks, images cut down: (C, N, kernel, stride, padding, dilation).
 @pytest.mark.parametrize(
-    "channels, outputs, kernel, stride, padding, dilation",
+    ("channels", "outputs", "kernel", "stride", "padding", "dilation"),
     [
         (3, 32, (3, 3), 2, "same", 1),
         (3, 64, (7, 7), 2, 3, 1),

@@ -12,6 +12,9 @@ from cases import (
     CHANNELS,
     EXAMPLES,
     OPS,
+    HasArray,
+    HasDLPack,
+    as_memoryview,
     assert_same_bits,
     call,
     channels_id,
@@ -104,6 +107,20 @@ def test_immutable(name):
     assert_same_bits(layer(made.x), want)
 
 
+@pytest.mark.parametrize("kind", [as_memoryview, HasArray, HasDLPack])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_weights_of_any_kind_are_copied(name, kind):
+    made = example(name)
+    views = replace(
+        made, weights=tuple(map(kind, made.weights)), biases=tuple(map(kind, made.biases))
+    )
+    layer, want = views.layer(), made.run()
+    for a in (*made.weights, *made.biases):
+        a[...] = np.nan
+    assert_same_bits(layer(made.x), want)
+    assert_same_bits(pickle.loads(pickle.dumps(layer))(made.x), want)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_concurrent_calls(name):
     made = example(name, x=(1, 24, 24, EXAMPLES[name]["x"][-1]), activation="silu")
@@ -184,7 +201,7 @@ def test_wrong_calls(op, layout):
 
 
 @pytest.mark.parametrize(
-    "option, value",
+    ("option", "value"),
     [
         ("stride", 0),
         ("stride", 1.5),
@@ -241,31 +258,27 @@ def test_repr_names_the_operation(name):
     assert type(layer).__name__ in repr(layer)
 
 
-@pytest.mark.parametrize("depthwise", [False, True], ids=["conv2d", "depthwise"])
-def test_fold_batchnorm(depthwise):
-    made = example("depthwise_3x3" if depthwise else "conv2d_3x3")
+@pytest.mark.parametrize("name", ["conv2d_3x3", "depthwise_3x3", "depthwise_multiplier"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_fold_batchnorm(name, layout):
+    made = example(name, layout=layout)
     (w,), (bias,) = made.weights, made.biases
     rng = np.random.default_rng(1)
     gamma, beta, mean = rng.standard_normal((3, bias.size)).astype(np.float32)
     var = rng.uniform(0.1, 2, bias.size).astype(np.float32)
+    per_channel = (-1,) if layout == "NHWC" else (-1, 1, 1)
+    weight_layout = "HWIO" if layout == "NHWC" else "OIHW"
     for b in (bias, None):
-        before = replace(made, biases=(b,)).want()
-        want = (before - mean) / np.sqrt(var.astype(np.float64) + 1e-3) * gamma + beta
-        folded, folded_bias = ck.fold_batchnorm(w, b, gamma, beta, mean, var, depthwise=depthwise)
+        scale = (gamma / np.sqrt(var.astype(np.float64) + 1e-3)).reshape(per_channel)
+        shift = beta.astype(np.float64).reshape(per_channel) - mean.reshape(per_channel) * scale
+        folded, folded_bias = ck.fold_batchnorm(
+            w, b, gamma, beta, mean, var, 1e-3, weight_layout=weight_layout
+        )
         assert folded.dtype == folded_bias.dtype == np.float32
+        assert (folded.shape, folded_bias.shape) == (w.shape, bias.shape)
         got = replace(made, weights=(folded,), biases=(folded_bias,)).want()
+        want = replace(made, biases=(b,)).want() * scale + shift
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-
-
-def test_fold_batchnorm_of_oihw():
-    made = example("conv2d_3x3", layout="NCHW")
-    (w,), (bias,) = made.weights, made.biases
-    n = np.arange(1, bias.size + 1, dtype=np.float32)
-    folded, folded_bias = ck.fold_batchnorm(
-        w, bias, n, 2 * n, 0 * n, n / n, eps=0, weight_layout="OIHW"
-    )
-    np.testing.assert_allclose(folded, w * n[:, None, None, None], rtol=1e-6)
-    np.testing.assert_allclose(folded_bias, bias * n + 2 * n, rtol=1e-6)
 
 
 def test_fold_batchnorm_refuses():
@@ -276,12 +289,20 @@ def test_fold_batchnorm_refuses():
             (n[None], ValueError),
             (n.tolist(), TypeError),
             (n.astype(int), TypeError),
+            (n.astype(np.float64), TypeError),
         ):
             statistics = [n] * 4
             statistics[index] = wrong
             with pytest.raises(exception, match=name):
-                ck.fold_batchnorm(w, None, *statistics)
+                ck.fold_batchnorm(w, None, *statistics, 1e-3)
+    with pytest.raises(TypeError, match="w"):
+        ck.fold_batchnorm(w.tolist(), None, n, n, n, n, 1e-3)
+    with pytest.raises(ValueError, match="bias"):
+        ck.fold_batchnorm(w, n[1:], n, n, n, n, 1e-3)
     with pytest.raises(ValueError, match="var"):
-        ck.fold_batchnorm(w, None, n, n, n, -n)
-    with pytest.raises(ValueError, match="eps"):
-        ck.fold_batchnorm(w, None, n, n, n, n, eps=-1)
+        ck.fold_batchnorm(w, None, n, n, n, -n, 1e-3)
+    for eps in (-1.0, -2.0, float("nan")):
+        with pytest.raises(ValueError, match="eps"):
+            ck.fold_batchnorm(w, None, n, n, n, n, eps)
+    with pytest.raises(ValueError, match="weight_layout"):
+        ck.fold_batchnorm(w, None, n, n, n, n, 1e-3, weight_layout="NHWC")

@@ -4,14 +4,21 @@ A failure of a guard-page test is a segmentation fault, which pytest's faulthand
 the name of the test.
 """
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CHANNELS, EXAMPLES, LAYOUTS, OPS, assert_same_bits, call, channels_id, example
+from cases import (
+    CHANNELS,
+    EXAMPLES,
+    LAYOUTS,
+    OPS,
+    assert_same_bits,
+    call,
+    channels_id,
+    example,
+    python,
+)
 from guard import guarded
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -31,13 +38,7 @@ def test_guard_pages_kill(end, access):
         f"p = ctypes.cast({offset}, ctypes.POINTER(ctypes.c_float)); print('alive', flush=True)\n"
         + ("p[0]" if access == "read" else "p[0] = 1")
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(program)
     assert (done.stdout, done.returncode) == ("alive\n", -11), done.stderr
 
 

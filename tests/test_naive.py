@@ -1,5 +1,6 @@
 """The textbook loops, against the same oracle."""
 
+import numpy as np
 import pytest
 from cases import ACTIVATIONS, EXAMPLES, call, check, example, nchw
 
@@ -44,3 +45,17 @@ def test_integers_agree_with_the_kernels(name, isa):
     assert (made.run(ck.naive) == made.run()).all()
     made = nchw(made)
     assert (made.run(ck.naive) == made.run()).all()
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 3e38], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_specials(name, activation, special):
+    made = example(name, activation=activation, data="integers", residual=True)
+    made.x[0, 1, 1, 1] = special
+    made.weights[0].reshape(-1)[1] = special
+    made.options["residual"][0, 0, 0, :2] = special, -special
+    if np.isfinite(special):  # overflows to an infinity here, but not in the oracle
+        made.run(ck.naive)
+    else:
+        check(made, made.run(ck.naive))

@@ -135,7 +135,7 @@ def test_is_the_two_convolutions_in_turn(name):
 
 # The blocks of MobileNetV1, images cut down: (C, N, stride).
 @pytest.mark.parametrize(
-    "channels, outputs, stride",
+    ("channels", "outputs", "stride"),
     [
         (32, 64, 1),
         (64, 128, 2),
