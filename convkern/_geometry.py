@@ -189,8 +189,10 @@ def as_same_dtype(op: str, name: str, value: Any, dtype: np.dtype, of: str = "x"
 
 def usable(array: np.ndarray) -> np.ndarray:
     """The array, or a copy that C can read: contiguous and aligned."""
-    if not array.flags.c_contiguous:
-        check_memory("a contiguous copy", array.shape, array.itemsize)
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    check_memory("a contiguous copy", array.shape, array.itemsize)
     return np.require(array, requirements=("C", "A"))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -169,6 +169,15 @@ def as_window(
     )
 
 
+class Plan(NamedTuple):
+    """What a run needs to know of its shapes."""
+
+    x_shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the result, in its layout
+    nhwc_shape: tuple[int, ...]  # of the result, batched
+    sizes: tuple[int, ...]  # batch, height, width, channels, top, bottom, left, right
+
+
 class Operation:
     """Options and weights of one convolution, checked.
 
@@ -188,6 +197,7 @@ class Operation:
     dw_bias: np.ndarray | None = None
     activation: Activation
     dw_activation: Activation = IDENTITY
+    _last_plan: Plan | None = None
 
     @property
     def in_channels(self) -> int:
@@ -245,29 +255,37 @@ class Operation:
         self, x: Any, residual: Any, out: Any, threads: Any, packed: _core.Op | None = None
     ) -> np.ndarray:
         """The operation on x: every check, then one call of C. Packs unless it is given `packed`."""
-        runtime.check_threads(self.name, threads)
-        x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
-        image, result = self.shapes(x.shape)
-        shape = result.shape(self.layouts.image)
+        if threads is not None:
+            runtime.check_threads(self.name, threads)
+        if type(x) is not np.ndarray or x.dtype != self.w.dtype:
+            x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
+        plan = self.plan(x.shape)
+        shape = plan.shape
         residual = as_residual(self.name, residual, shape, x.dtype)
         check_out(self.name, out, shape, x.dtype)
-        check_memory(self.name, shape, x.itemsize)
-        sizes = (
-            image.batch,
-            image.height,
-            image.width,
-            image.channels,
-            *self.window.padding_for(image.height, image.width),
-        )
         packed = self.pack() if packed is None else packed
         if self.layouts.image == "NCHW":  # by conversion to NHWC and back
             x, residual = to_nhwc(x), None if residual is None else to_nhwc(residual)
-            y = np.empty((result.batch, result.height, result.width, result.channels), x.dtype)
-            packed.run(sizes, usable(x), None if residual is None else usable(residual), y)
+            y = np.empty(plan.nhwc_shape, x.dtype)
+            packed.run(plan.sizes, usable(x), None if residual is None else usable(residual), y)
             return deliver(y.transpose(0, 3, 1, 2).reshape(shape), out)
         y = out if out is not None and in_place(out, x, residual) else np.empty(shape, x.dtype)
-        packed.run(sizes, usable(x), None if residual is None else usable(residual), y)
+        packed.run(plan.sizes, usable(x), None if residual is None else usable(residual), y)
         return deliver(y, out)
+
+    def plan(self, x_shape: tuple[int, ...]) -> Plan:
+        """What follows from the shape of x; the last one is kept, for calls that repeat it."""
+        plan = self._last_plan
+        if plan is not None and plan.x_shape == x_shape:
+            return plan
+        image, result = self.shapes(x_shape)
+        shape = result.shape(self.layouts.image)
+        check_memory(self.name, shape, self.w.itemsize)
+        sizes = (image.batch, image.height, image.width, image.channels)
+        padding = self.window.padding_for(image.height, image.width)
+        nhwc_shape = (result.batch, result.height, result.width, result.channels)
+        self._last_plan = plan = Plan(x_shape, shape, nhwc_shape, (*sizes, *padding))
+        return plan
 
 
 def to_nhwc(x: np.ndarray) -> np.ndarray:

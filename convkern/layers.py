@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, cost, runtime
+from ._geometry import as_array
 from ._operation import (
     Conv2dOperation,
     DepthwiseOperation,
@@ -23,13 +24,11 @@ from ._operation import (
 __all__ = ["Conv2d", "DepthwiseConv2d", "PointwiseConv2d", "SeparableConv2d"]
 
 
-def _own(array: Any) -> Any:
+def _own(layer: str, name: str, array: Any) -> np.ndarray | None:
     """A read-only copy: what the caller does to theirs later changes nothing here."""
     if array is None:
         return None
-    if not isinstance(array, np.ndarray) and not hasattr(array, "__array__"):
-        return array  # left to the operation's checks
-    copy = np.array(array)
+    copy = np.array(as_array(layer, name, array))
     copy.flags.writeable = False
     return copy
 
@@ -45,9 +44,10 @@ class _Layer:
     _packed: _core.Op
     isa: str
 
-    def _make(self, operation: Any, arrays: tuple[Any, ...], options: dict[str, Any]) -> None:
-        own = tuple(map(_own, arrays))
-        made = operation(type(self).__name__, *own, **options)
+    def _make(self, operation: Any, arrays: dict[str, Any], options: dict[str, Any]) -> None:
+        layer = type(self).__name__
+        own = tuple(_own(layer, name, array) for name, array in arrays.items())
+        made = operation(layer, *own, **options)
         for name, value in (
             ("_arrays", own),
             ("_options", options),
@@ -147,7 +147,7 @@ class Conv2d(_Layer):
             "layout": layout,
             "weight_layout": weight_layout,
         }
-        self._make(Conv2dOperation, (w, bias), options)
+        self._make(Conv2dOperation, {"w": w, "bias": bias}, options)
 
 
 class DepthwiseConv2d(_Layer):
@@ -188,7 +188,7 @@ class DepthwiseConv2d(_Layer):
             "layout": layout,
             "weight_layout": weight_layout,
         }
-        self._make(DepthwiseOperation, (w, bias), options)
+        self._make(DepthwiseOperation, {"w": w, "bias": bias}, options)
 
 
 class PointwiseConv2d(_Layer):
@@ -225,7 +225,7 @@ class PointwiseConv2d(_Layer):
             "layout": layout,
             "weight_layout": weight_layout,
         }
-        self._make(PointwiseOperation, (w, bias), options)
+        self._make(PointwiseOperation, {"w": w, "bias": bias}, options)
 
 
 class SeparableConv2d(_Layer):
@@ -271,4 +271,5 @@ class SeparableConv2d(_Layer):
             "layout": layout,
             "weight_layout": weight_layout,
         }
-        self._make(SeparableOperation, (dw, pw, dw_bias, bias), options)
+        arrays = {"dw": dw, "pw": pw, "dw_bias": dw_bias, "bias": bias}
+        self._make(SeparableOperation, arrays, options)

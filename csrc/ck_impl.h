@@ -38,6 +38,12 @@
  * into it and the GEMM broadcasts one term of each pixel from it. `offset` tables give the element
  * at which each pixel's first term lies; MR * L further on come its next L terms. */
 
+/* Memory to bring into L2 while a kernel computes: so many lines for every L terms, up to end. */
+struct ck_ahead {
+  const char *at, *end;
+  int64_t lines;
+};
+
 /* c[rows][columns] = clamp(bias + a x b + residual); where bias is null the sum continues from c. */
 struct ck_gemm_args {
   const void *a;        /* one tile of the panel */
@@ -51,6 +57,7 @@ struct ck_gemm_args {
   int rows;        /* 1 .. MR */
   int vectors;     /* 1 .. CK_GEMM_VECTORS */
   double low, high;
+  struct ck_ahead ahead[2];
 };
 
 /* One or more rows of depthwise output, every channel of [channel_begin, channel_end). */
@@ -213,7 +220,7 @@ struct ck_gemm {
   const struct ck_gemm_weights *weights;
   ck_fill_fn *fill;
   const void *context;
-  int64_t batch, out_h, out_w;
+  const struct ck_run *run; /* the image and the window that the blocks read */
   const void *residual; /* null, or laid out as y */
   void *y;              /* at this GEMM's first column */
   int64_t y_step;       /* elements from one pixel to the next */

@@ -12,5 +12,19 @@ CK_INLINE void vf_store_either(real *p, bool full, vf_tail tail, vf x) {
     vf_store_n(p, tail, x);
 }
 
+/* The same pointer, but the compiler does not know. Where it did, it kept the addresses of a first
+ * pass over some rows for a second pass, and spilled them in between. */
+CK_INLINE const real *vf_hide(const real *p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
+CK_INLINE void ck_look_ahead(struct ck_ahead *ahead) {
+  for (int64_t i = 0; i < ahead->lines && ahead->at < ahead->end; ++i) {
+    __builtin_prefetch(ahead->at, 0, 2);
+    ahead->at += CK_ALIGN;
+  }
+}
+
 /* One vector of padding, for every kernel that reads rows outside the image. */
 static const real ck_padding[VF_LANES] __attribute__((aligned(CK_ALIGN))) = {0};

@@ -54,7 +54,7 @@ CK_INLINE vf dw_add_column(vf sum, const vf *in, const vf *w, int kx) {
  * loop and then spilling what it hoisted. */
 CK_INLINE const real *dw_first_weights(const real *weights, vf *w) {
   if (VF_REGISTERS >= 32) return weights;
-  __asm__("" : "+r"(weights));
+  weights = vf_hide(weights);
   CK_UNROLL
   for (int ky = 0; ky < 3; ++ky) w[3 * ky] = vf_load(weights + 3 * ky * VF_LANES);
   return weights;

@@ -24,15 +24,26 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
       for (int j = 0; j < vectors; ++j) sum[i][j] = vf_load(bias + j * VF_LANES);
     }
   } else {
+    const real *row = vf_hide(c);
     CK_UNROLL
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < rows; ++i, row += g->c_step) {
       CK_UNROLL
       for (int j = 0; j < vectors; ++j)
-        sum[i][j] = vf_load_either(c + i * g->c_step + j * VF_LANES, full, tail[j]);
+        sum[i][j] = vf_load_either(row + j * VF_LANES, full, tail[j]);
     }
   }
 
+  const real *row = vf_hide(c);
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i, row += g->c_step) {
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j) __builtin_prefetch(row + j * VF_LANES, 1, 3);
+  }
+
+  struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
   for (int64_t left = g->terms; left > 0; left -= VF_LANES) {
+    ck_look_ahead(&weights);
+    ck_look_ahead(&input);
     const real *a_end = a + ck_min(left, VF_LANES);
     CK_NO_UNROLL
     while (a < a_end) {
@@ -52,15 +63,20 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
   }
 
   const vf low = vf_set1((real)g->low), high = vf_set1((real)g->high);
-  CK_UNROLL
-  for (int i = 0; i < rows; ++i) {
+  if (residual) {
     CK_UNROLL
-    for (int j = 0; j < vectors; ++j) {
-      const int64_t at = i * g->c_step + j * VF_LANES;
-      vf y = sum[i][j];
-      if (residual) y = vf_add(y, vf_load_either(residual + at, full, tail[j]));
-      vf_store_either(c + at, full, tail[j], vf_min(high, vf_max(low, y)));
+    for (int i = 0; i < rows; ++i, residual += g->c_step) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j)
+        sum[i][j] = vf_add(sum[i][j], vf_load_either(residual + j * VF_LANES, full, tail[j]));
     }
+  }
+  real *out = c;
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i, out += g->c_step) {
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j)
+      vf_store_either(out + j * VF_LANES, full, tail[j], vf_min(high, vf_max(low, sum[i][j])));
   }
 }
 
