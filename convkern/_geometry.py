@@ -56,6 +56,14 @@ def as_pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
     return as_int(op, name, value[0], minimum), as_int(op, name, value[1], minimum)
 
 
+def as_shape(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """A shape that a caller wrote down: a sequence of integers."""
+    if not is_sequence(value):
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} must be a sequence of integers, not {value!r} ({kind})")
+    return tuple(as_int(op, f"{name}[{axis}]", size, 0) for axis, size in enumerate(value))
+
+
 def as_choice(op: str, name: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str):
         kind = type(value).__name__

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, cost, runtime
-from ._geometry import as_array
+from ._geometry import as_array, as_shape
 from ._operation import (
     Conv2dOperation,
     DepthwiseOperation,
@@ -87,12 +87,14 @@ class _Layer:
 
     def out_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the result for an image of this shape, or ValueError."""
+        x_shape = as_shape(type(self).__name__, "x_shape", x_shape)
         _, result = self._operation.shapes(x_shape)
         return result.shape(self._operation.layouts.image)
 
     def cost(self, x_shape: tuple[int, ...]) -> cost.Cost:
         """Multiply-adds, parameters and bytes for an image of this shape; see `convkern.cost`."""
-        image, result = self._operation.shapes(x_shape)
+        x_shape = as_shape(type(self).__name__, "x_shape", x_shape)
+        _, result = self._operation.shapes(x_shape)
         arrays = [a for a in self._operation.arrays if a is not None]
         weights = sum(a.size for a in arrays if a.ndim == 4)
         params = sum(a.size for a in arrays)
