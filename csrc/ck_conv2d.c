@@ -38,8 +38,7 @@ static void copy_taps(const struct fill_row *f, struct span columns, int64_t kx,
   if (begin >= end || columns.begin >= columns.end) return;
   const void *src = NULL;
   if (!padding) {
-    const int64_t column =
-        columns.begin * w->stride_w + kx * w->dilation_w - run->image.pad_left;
+    const int64_t column = columns.begin * w->stride_w + kx * w->dilation_w - run->image.pad_left;
     src = ck_at(f->row, column * channels + f->conv->first_channel + (begin - term), k->element);
   }
   k->fill(&(struct ck_fill_args){
@@ -107,9 +106,9 @@ static void fill_im2col(const void *context, const struct ck_block *block, int64
           .panel = panel,
           .offset = panel->offset + r * block->cols,
           .first_x = block->x,
-          .row = inside ? ck_at(run->x, pixel * run->op->conv.in_channels,
-                                run->op->kernels->element)
-                        : NULL,
+          .row = inside
+                     ? ck_at(run->x, pixel * run->op->conv.in_channels, run->op->kernels->element)
+                     : NULL,
           .term_begin = begin,
           .term_end = end,
       };

@@ -31,8 +31,8 @@ const char *ck_cpu_features(void) {
   static const struct {
     unsigned bit;
     const char *name;
-  } table[] = {{0, "sse2"},     {1, "sse4.2"},   {2, "avx"},      {3, "avx2"},
-               {4, "fma"},      {5, "avx512f"},  {6, "avx512bw"}, {7, "avx512vl"},
+  } table[] = {{0, "sse2"},     {1, "sse4.2"},     {2, "avx"},        {3, "avx2"},
+               {4, "fma"},      {5, "avx512f"},    {6, "avx512bw"},   {7, "avx512vl"},
                {8, "avx512dq"}, {9, "avx512vnni"}, {10, "avx512bf16"}};
   static _Thread_local char text[160];
   __builtin_cpu_init();
@@ -134,9 +134,7 @@ const char *ck_compiler(void) {
 
 static const char *const isa_names[CK_ISA_COUNT] = {"scalar", "sse2", "avx2", "avx512", "neon"};
 
-const char *ck_isa_name(ck_isa isa) {
-  return (unsigned)isa < CK_ISA_COUNT ? isa_names[isa] : NULL;
-}
+const char *ck_isa_name(ck_isa isa) { return (unsigned)isa < CK_ISA_COUNT ? isa_names[isa] : NULL; }
 
 int ck_isa_available(ck_isa isa) {
   return (unsigned)isa < CK_ISA_COUNT && cpu_has(isa) && ck_kernels_for(isa, CK_F32) != NULL;

@@ -1,5 +1,5 @@
-/* ISA and dtype -> table of kernels. Which tables exist is decided by the target, which one a caller
- * may use by ck_isa_available(). */
+/* ISA and dtype -> table of kernels. Which tables exist is decided by the target, which one a
+ * caller may use by ck_isa_available(). */
 #include "ck_impl.h"
 
 #define CK_TABLES(isa) \

@@ -34,9 +34,8 @@ int64_t ck_block_count(const struct ck_blocking *b) {
 
 struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index) {
   const int64_t column = index % b->col_blocks, row = index / b->col_blocks % b->row_blocks;
-  struct ck_block block = {.image = index / b->col_blocks / b->row_blocks,
-                           .y = row * b->rows,
-                           .x = column * b->cols};
+  struct ck_block block = {
+      .image = index / b->col_blocks / b->row_blocks, .y = row * b->rows, .x = column * b->cols};
   block.rows = ck_min(b->rows, b->out_h - block.y);
   block.cols = ck_min(b->cols, b->out_w - block.x);
   block.pixels = block.rows * block.cols;
@@ -50,8 +49,8 @@ struct cut {
 };
 
 /* A panel of weights takes at most an eighth of L2. Where all weights stay in L2, a small block is
- * best, because its input is still near when it is multiplied; where they do not, a large one, which
- * reads them less often. */
+ * best, because its input is still near when it is multiplied; where they do not, a large one,
+ * which reads them less often. */
 static struct cut cut_of(const struct ck_gemm *g) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
@@ -72,8 +71,8 @@ static int64_t tiles_of(int64_t pixels, const struct ck_kernels *k) {
   return ck_ceil_div(pixels, k->gemm_rows);
 }
 
-/* A block's pixels are dealt out to its tiles evenly: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 + 7,
- * because a low tile cannot keep the FMA units busy. */
+/* A block's pixels are dealt out to its tiles evenly: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 +
+ * 7, because a low tile cannot keep the FMA units busy. */
 struct deal {
   int64_t tiles, low, high_tiles; /* the first high_tiles tiles have low + 1 rows */
 };
@@ -122,8 +121,9 @@ static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_bl
   return ahead_of(ck_at(run->x, at, element), rows * row, element, steps);
 }
 
-/* One block times one range of terms. Meanwhile the next panel of weights and the next block's input
- * come into L2: without that a network whose weights are in L3 runs at two thirds of its speed. */
+/* One block times one range of terms. Meanwhile the next panel of weights and the next block's
+ * input come into L2: without that a network whose weights are in L3 runs at two thirds of its
+ * speed. */
 static void multiply(const struct ck_gemm *g, const struct ck_block *block,
                      const struct ck_block *next, const struct ck_panel *panel, int64_t begin,
                      int64_t end, int64_t tile_step) {
@@ -160,8 +160,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       args.rows = (int)rows_of(&deal, t);
       k->gemm(&args);
       if (last && g->activation.kind != CK_ACT_CLAMP)
-        k->activate(&(struct ck_act_args){
-            args.c, args.rows, args.columns, g->y_step, g->activation.kind});
+        k->activate(
+            &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
       at += args.rows * g->y_step;
       args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
       args.ahead[1].at += args.ahead[1].lines * steps * CK_ALIGN;
@@ -170,7 +170,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
 }
 
 /* Where each pixel of a block goes in the panel. */
-static void place_pixels(int64_t *offset, const struct deal *deal, int64_t tile_step, int64_t lanes) {
+static void place_pixels(int64_t *offset, const struct deal *deal, int64_t tile_step,
+                         int64_t lanes) {
   for (int64_t t = 0; t < deal->tiles; ++t)
     for (int64_t r = 0; r < rows_of(deal, t); ++r) *offset++ = t * tile_step + r * lanes;
 }

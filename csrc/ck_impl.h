@@ -44,7 +44,8 @@ struct ck_ahead {
   int64_t lines;
 };
 
-/* c[rows][columns] = clamp(bias + a x b + residual); where bias is null the sum continues from c. */
+/* c[rows][columns] = clamp(bias + a x b + residual); where bias is null the sum continues from c.
+ */
 struct ck_gemm_args {
   const void *a;        /* one tile of the panel */
   const void *b;        /* packed weights [terms][vectors * L] */
@@ -112,11 +113,11 @@ struct ck_probe_args {
 struct ck_kernels {
   ck_isa isa;
   ck_dtype dtype;
-  int element;     /* bytes */
-  int lanes;       /* elements of a vector, L */
-  int gemm_rows;   /* MR */
+  int element;      /* bytes */
+  int lanes;        /* elements of a vector, L */
+  int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
-  int dw_rows;     /* output rows that a 3x3 kernel likes to make at once */
+  int dw_rows;      /* output rows that a 3x3 kernel likes to make at once */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL
@@ -151,7 +152,8 @@ ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
 
-/* ------------------------------------------------------------------- an operation, and its parts */
+/* ------------------------------------------------------------------- an operation, and its parts
+ */
 
 enum ck_op_kind { CK_OP_CONV2D, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
 
@@ -196,8 +198,8 @@ struct ck_block {
 
 struct ck_blocking {
   int64_t batch, out_h, out_w;
-  int64_t rows, cols;                 /* of one block */
-  int64_t row_blocks, col_blocks;     /* of one image */
+  int64_t rows, cols;             /* of one block */
+  int64_t row_blocks, col_blocks; /* of one image */
 };
 
 struct ck_blocking ck_blocking_of(int64_t batch, int64_t out_h, int64_t out_w, int64_t pixels);
@@ -221,9 +223,9 @@ struct ck_gemm {
   ck_fill_fn *fill;
   const void *context;
   const struct ck_run *run; /* the image and the window that the blocks read */
-  const void *residual; /* null, or laid out as y */
-  void *y;              /* at this GEMM's first column */
-  int64_t y_step;       /* elements from one pixel to the next */
+  const void *residual;     /* null, or laid out as y */
+  void *y;                  /* at this GEMM's first column */
+  int64_t y_step;           /* elements from one pixel to the next */
   ck_activation activation;
 };
 
@@ -260,8 +262,12 @@ CK_INLINE void *ck_align(void *p) {
 }
 
 /* Product in checked 64-bit arithmetic; every size that comes from outside goes through here. */
-CK_INLINE bool ck_mul(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }
-CK_INLINE bool ck_add(int64_t a, int64_t b, int64_t *out) { return !__builtin_add_overflow(a, b, out); }
+CK_INLINE bool ck_mul(int64_t a, int64_t b, int64_t *out) {
+  return !__builtin_mul_overflow(a, b, out);
+}
+CK_INLINE bool ck_add(int64_t a, int64_t b, int64_t *out) {
+  return !__builtin_add_overflow(a, b, out);
+}
 
 /* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero. The caller's control
  * word, its sticky flags included, comes back as it was. */

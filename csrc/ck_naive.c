@@ -1,6 +1,6 @@
 /* The textbook loops, one per operation, all in the same style: for each output value, the sum over
- * its window in one scalar accumulator. They are the baseline that the theory is measured on; nobody
- * tunes them. Padding is a zero that is multiplied like any other value. */
+ * its window in one scalar accumulator. They are the baseline that the theory is measured on;
+ * nobody tunes them. Padding is a zero that is multiplied like any other value. */
 #include "ck_impl.h"
 
 /* The element type is the only difference between the two instances of ck_naive_loops.h. */

@@ -22,8 +22,8 @@ static void NAME(conv2d)(const struct ck_run *run, const ck_weights *weights, co
                 const bool inside = iy >= 0 && iy < in->height && ix >= 0 && ix < in->width;
                 const int64_t channel = o / group_out * group_in + c;
                 const int64_t at = ((n * in->height + iy) * in->width + ix) * in->channels;
-                sum += (inside ? x[at + channel] : 0) *
-                       w[ky * s[0] + kx * s[1] + c * s[2] + o * s[3]];
+                sum +=
+                    (inside ? x[at + channel] : 0) * w[ky * s[0] + kx * s[1] + c * s[2] + o * s[3]];
               }
           y[((n * run->out_h + oy) * run->out_w + ox) * conv->out_channels + o] = sum;
         }

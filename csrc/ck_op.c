@@ -52,8 +52,8 @@ ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
     if (!ck_mul(conv->in_channels, conv->multiplier, &product)) return CK_E_OVERFLOW;
   }
   if (kind != CK_OP_DEPTHWISE && conv->out_channels < 1) return CK_E_SHAPE;
-  if (kind == CK_OP_CONV2D && (conv->groups < 1 || conv->in_channels % conv->groups ||
-                               conv->out_channels % conv->groups))
+  if (kind == CK_OP_CONV2D &&
+      (conv->groups < 1 || conv->in_channels % conv->groups || conv->out_channels % conv->groups))
     return CK_E_SHAPE;
   return CK_OK;
 }
@@ -130,7 +130,8 @@ static ck_status finish(ck_status status, ck_op *op, ck_op **out) {
   return status;
 }
 
-ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **out) {
+ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias,
+                           ck_op **out) {
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_DEPTHWISE, conv, &op);
@@ -140,7 +141,8 @@ ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void 
   return finish(status, op, out);
 }
 
-ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **out) {
+ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
+                           ck_op **out) {
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_CONV2D, conv, &op);
@@ -157,12 +159,11 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
   const int64_t columns = conv->groups > 0 ? conv->out_channels / conv->groups : 0;
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
     const int64_t column = g * columns;
-    const ck_weights group = {
-        ck_at(w->data, column * w->stride[3], op->kernels->element),
-        {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
-    status = ck_pack_gemm(op->kernels, &conv->window, conv->in_channels / conv->groups, columns,
-                          &group, bias ? ck_at(bias, column, op->kernels->element) : NULL,
-                          &op->gemm[g]);
+    const ck_weights group = {ck_at(w->data, column * w->stride[3], op->kernels->element),
+                              {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
+    status =
+        ck_pack_gemm(op->kernels, &conv->window, conv->in_channels / conv->groups, columns, &group,
+                     bias ? ck_at(bias, column, op->kernels->element) : NULL, &op->gemm[g]);
   }
   return finish(status, op, out);
 }
@@ -178,8 +179,8 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
                         dw_bias, &op->dw);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
-    status = ck_pack_gemm(op->kernels, &one, op->dw.channels, conv->out_channels, pw, bias,
-                          op->gemm);
+    status =
+        ck_pack_gemm(op->kernels, &one, op->dw.channels, conv->out_channels, pw, bias, op->gemm);
   return finish(status, op, out);
 }
 

@@ -35,9 +35,11 @@ static void gather(void *to, const void *from, int64_t stride, int64_t n, int el
     return;
   }
   if (element == 4) {
-    for (int64_t i = 0; i < n; ++i) memcpy((char *)to + 4 * i, (const char *)from + 4 * i * stride, 4);
+    for (int64_t i = 0; i < n; ++i)
+      memcpy((char *)to + 4 * i, (const char *)from + 4 * i * stride, 4);
   } else {
-    for (int64_t i = 0; i < n; ++i) memcpy((char *)to + 8 * i, (const char *)from + 8 * i * stride, 8);
+    for (int64_t i = 0; i < n; ++i)
+      memcpy((char *)to + 8 * i, (const char *)from + 8 * i * stride, 8);
   }
 }
 

@@ -15,8 +15,8 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
   ck_dw_block(f->run, block, begin, end, panel->data, panel->offset,
               (int64_t)k->gemm_rows * k->lanes, activation, f->rows);
   if (activation->kind != CK_ACT_CLAMP)
-    k->activate(&(struct ck_act_args){panel->data, 1, panel->elements, panel->elements,
-                                      activation->kind});
+    k->activate(
+        &(struct ck_act_args){panel->data, 1, panel->elements, panel->elements, activation->kind});
 }
 
 static struct ck_gemm gemm_of(const struct ck_run *run, const struct sep_fill *fill) {

@@ -19,11 +19,11 @@ extern "C" {
 
 typedef enum ck_status {
   CK_OK = 0,
-  CK_E_NULL = -1,      /* a pointer that must not be null is null */
-  CK_E_SHAPE = -2,     /* a size below 1, channels that do not fit, a kernel larger than the input */
-  CK_E_OVERFLOW = -3,  /* a product of sizes does not fit in 64 bits */
-  CK_E_NOMEM = -4,     /* an allocation failed */
-  CK_E_ISA = -5,       /* no such ISA in this build, or this CPU lacks it */
+  CK_E_NULL = -1,     /* a pointer that must not be null is null */
+  CK_E_SHAPE = -2,    /* a size below 1, channels that do not fit, a kernel larger than the input */
+  CK_E_OVERFLOW = -3, /* a product of sizes does not fit in 64 bits */
+  CK_E_NOMEM = -4,    /* an allocation failed */
+  CK_E_ISA = -5,      /* no such ISA in this build, or this CPU lacks it */
   CK_E_WORKSPACE = -6, /* the workspace is smaller than ck_op_workspace_size asked for */
 } ck_status;
 

@@ -1,4 +1,5 @@
-/* Included last by each ck_isa_<isa>.c: the kernels, written once over the verbs, and their table. */
+/* Included last by each ck_isa_<isa>.c: the kernels, written once over the verbs, and their table.
+ */
 #include "kernels/common.tpl.h"
 #include "kernels/gemm.tpl.h"
 #include "kernels/fill.tpl.h"

@@ -26,17 +26,26 @@ CK_INLINE vf vf_round(vf x) {
 }
 
 CK_INLINE vf vf_exp(vf x) {
-  static const double inverse_factorial[] = {
-      1.0,           1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
-      1.0 / 120,     1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-      1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  static const double inverse_factorial[] = {1.0,
+                                             1.0,
+                                             1.0 / 2,
+                                             1.0 / 6,
+                                             1.0 / 24,
+                                             1.0 / 120,
+                                             1.0 / 720,
+                                             1.0 / 5040,
+                                             1.0 / 40320,
+                                             1.0 / 362880,
+                                             1.0 / 3628800,
+                                             1.0 / 39916800,
+                                             1.0 / 479001600,
+                                             1.0 / 6227020800};
   x = vf_min(vf_set1(CK_EXP_LIMIT), vf_max(vf_set1(-CK_EXP_LIMIT), x));
   const vf n = vf_round(vf_mul(x, vf_set1((real)1.44269504088896340736)));
   const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set1(CK_LN2_HIGH))), vf_mul(n, vf_set1(CK_LN2_LOW)));
   vf y = vf_set1((real)inverse_factorial[EXP_TERMS - 1]);
   CK_UNROLL
-  for (int i = EXP_TERMS - 2; i >= 0; --i)
-    y = vf_fma(y, r, vf_set1((real)inverse_factorial[i]));
+  for (int i = EXP_TERMS - 2; i >= 0; --i) y = vf_fma(y, r, vf_set1((real)inverse_factorial[i]));
   const vf half = vf_round(vf_mul(n, vf_set1((real)0.5)));
   return vf_mul(vf_mul(y, vf_pow2(half)), vf_pow2(vf_sub(n, half)));
 }
@@ -55,8 +64,7 @@ CK_INLINE vf vf_activate(vf x, const ck_act_kind kind) {
       const vf e = vf_exp(vf_sub(vf_zero(), x));
       return vf_div(kind == CK_ACT_SILU ? x : one, vf_add(one, e));
     }
-    default:
-      return x;
+    default: return x;
   }
 }
 
@@ -88,8 +96,8 @@ static void CK_FN(add_clamp)(const struct ck_add_args *a) {
   for (int64_t i = 0; i < a->n; i += VF_LANES) {
     const bool full = i + VF_LANES <= a->n;
     const vf_tail tail = vf_first(a->n - i);
-    const vf sum = vf_add(vf_load_either(y + i, full, tail),
-                          vf_load_either(residual + i, full, tail));
+    const vf sum =
+        vf_add(vf_load_either(y + i, full, tail), vf_load_either(residual + i, full, tail));
     vf_store_either(y + i, full, tail, vf_min(high, vf_max(low, sum)));
   }
 }

@@ -1,7 +1,7 @@
 /* What several bodies share. */
 
-/* A full vector, or its first lanes; `full` is uniform over a call, and known at compile time in the
- * hot loops. */
+/* A full vector, or its first lanes; `full` is uniform over a call, and known at compile time in
+ * the hot loops. */
 CK_INLINE vf vf_load_either(const real *p, bool full, vf_tail tail) {
   return full ? vf_load(p) : vf_load_n(p, tail);
 }

@@ -100,8 +100,7 @@ CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int
       const vf y = dw_add_column(sum[i], in + i * stride, w, 2);
       if (stride == 1) sum[i] = dw_add_column(next[i], in + i, w, 1);
       next[i] = dw_add_column(bias, in + i * stride, w, 0);
-      vf_store_either(out + d->offset[i * d->out_w + x], full, tail,
-                      vf_min(high, vf_max(low, y)));
+      vf_store_either(out + d->offset[i * d->out_w + x], full, tail, vf_min(high, vf_max(low, y)));
     }
   }
 }

@@ -56,8 +56,7 @@ CK_INLINE vf dw_any_border(const struct ck_dw_args *d, const struct dw_inputs *i
 CK_INLINE void dw_any_pass(const struct ck_dw_args *d, int64_t channel,
                            const struct dw_inputs *inputs, vf_tail tail) {
   const int64_t group = channel / VF_LANES;
-  const real *weights =
-      (const real *)d->weights + group * d->kernel_h * d->kernel_w * VF_LANES;
+  const real *weights = (const real *)d->weights + group * d->kernel_h * d->kernel_w * VF_LANES;
   const vf bias = vf_load((const real *)d->bias + channel);
   const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
   real *out = (real *)d->out + (group - d->channel_begin / VF_LANES) * d->out_step;

@@ -1,5 +1,5 @@
-/* The GEMM microkernel: `rows` pixels x `vectors` vectors of output channels, held in registers from
- * the first term to the last. Both are literal constants in every instance.
+/* The GEMM microkernel: `rows` pixels x `vectors` vectors of output channels, held in registers
+ * from the first term to the last. Both are literal constants in every instance.
  *
  * Terms are summed in order from the bias on, whatever the tile, so that tiles of different heights
  * give the same bits.
@@ -108,8 +108,7 @@ static void gemm_narrow(const struct ck_gemm_args *g) {
   const size_t bytes = (size_t)g->columns * sizeof(real);
   for (int i = 0; i < g->rows; ++i) {
     if (!g->bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
-    if (g->residual)
-      memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
+    if (g->residual) memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
   }
   struct ck_gemm_args tile = *g;
   tile.c = c;
