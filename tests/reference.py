@@ -11,7 +11,7 @@ import numpy as np
 # Slope bound, and rounding of the activation itself in units of u times its value, or times the
 # scale of its argument where it is a product that cancels.
 _LIPSCHITZ = {"hardsigmoid": 1 / 6, "hardswish": 1.5, "sigmoid": 1 / 4, "silu": 1.1}
-_ROUNDINGS = {"hardsigmoid": 3, "hardswish": 4, "sigmoid": 8, "silu": 10}
+_ROUNDINGS = {"hardsigmoid": 2, "hardswish": 3, "sigmoid": 6, "silu": 6}
 
 
 def activate(z, activation):
@@ -229,7 +229,7 @@ _WEIGHT_LAYOUT = {"NHWC": "HWIO", "NCHW": "OIHW"}
 
 
 def _pair(value):
-    return (value, value) if np.ndim(value) == 0 else tuple(value)
+    return tuple(value) if np.iterable(value) else (value, value)
 
 
 def _abs(a):

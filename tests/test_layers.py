@@ -123,13 +123,16 @@ def test_weights_of_any_kind_are_copied(name, kind):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_concurrent_calls(name):
-    made = example(name, x=(1, 24, 24, EXAMPLES[name]["x"][-1]), activation="silu")
-    layer, want = made.layer(), made.run()
+    channels = EXAMPLES[name]["x"][-1]
+    sizes = [(1, 24, 24), (2, 13, 17), (1, 12, 40)]
+    made = [example(name, x=(*size, channels), activation="silu") for size in sizes]
+    layer, want = made[0].layer(), [m.run() for m in made]
+    calls = list(range(len(made))) * 20
     with ThreadPoolExecutor(8) as pool:
-        for y in pool.map(lambda _: layer(made.x), range(64)):
-            assert_same_bits(y, want)
-        for y in pool.map(lambda _: made.run(), range(64)):
-            assert_same_bits(y, want)
+        for i, y in zip(calls, pool.map(lambda i: layer(made[i].x), calls), strict=True):
+            assert_same_bits(y, want[i])
+        for i, y in zip(calls, pool.map(lambda i: made[i].run(), calls), strict=True):
+            assert_same_bits(y, want[i])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

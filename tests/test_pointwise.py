@@ -56,9 +56,16 @@ def test_batch(x, layout, data):
     check(call(OP, x, outputs=7, layout=layout, data=data))
 
 
+@pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)
+def test_ranges_of_terms(activation, data):
+    """More terms than a range of the GEMM holds: 40009 of them are 160 kB for each output."""
+    made = {"outputs": 3, "residual": True, "activation": activation, "data": data}
+    check(call(OP, (1, 1, 2, 40009), **made))
+
+
 @pytest.mark.parametrize("size", [(21, 19), (2, 401)], ids=["several_rows", "part_of_a_row"])
 def test_blocks(size, data):
-    """More pixels than a block of the GEMM holds, and more terms than a range of them."""
+    """More pixels than a block of the GEMM holds."""
     check(call(OP, (2, *size, 901), outputs=5, residual=True, data=data))
 
 

@@ -12,7 +12,7 @@ import convkern as ck
 pytestmark = pytest.mark.usefixtures("isa")
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=300,
     derandomize=True,
     deadline=None,
     database=None,

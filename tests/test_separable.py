@@ -108,9 +108,16 @@ def test_activation_between(name, activation, layout, data):
     check(example(name, dw_activation=activation, activation="relu6", residual=True, data=data))
 
 
+@pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)
+def test_ranges_of_terms(activation, data):
+    """More terms than a range of the GEMM holds: 40009 of them are 160 kB for each output."""
+    made = {"outputs": 3, "residual": True, "activation": activation, "data": data}
+    check(call(OP, (1, 2, 1, 40009), padding=1, dw_activation="relu", **made))
+
+
 @pytest.mark.parametrize("size", [(21, 19), (2, 401)], ids=["several_rows", "part_of_a_row"])
 def test_blocks(size, data):
-    """More pixels than a block of the GEMM holds, and more terms than a range of them."""
+    """More pixels than a block of the GEMM holds."""
     for stride in (1, 2):
         window = {"padding": 1, "stride": stride, "dw_activation": "silu", "data": data}
         check(call(OP, (1, *size, 901), outputs=5, residual=True, **window))
