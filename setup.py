@@ -13,7 +13,7 @@ SOURCES = sorted(str(p) for p in CSRC.glob("ck_*.c"))
 
 # Without -ffp-contract=off scalar tails would round differently from vectors. Never -march=native:
 # each ISA is a target region of its own file, chosen at run time.
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-D_GNU_SOURCE", "-Wall"]
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0", "-Wall"]
 
 core = Extension(
     "convkern._core",

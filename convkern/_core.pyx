@@ -95,8 +95,8 @@ cdef class Op:
     """
 
     def __cinit__(self, str name, str kind, int isa, tuple window, tuple channels,
-                  cnp.ndarray w, cnp.ndarray bias, tuple activation,
-                  cnp.ndarray dw=None, cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
+                  cnp.ndarray w, cnp.ndarray bias, tuple activation, cnp.ndarray dw=None,
+                  cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
         cdef ck_weights w_view = _weights(w)
         cdef ck_weights dw_view
         cdef ck_status status
@@ -125,7 +125,8 @@ cdef class Op:
     def __dealloc__(self):
         ck_op_destroy(self.op)
 
-    def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual, cnp.ndarray y not None):
+    def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual,
+            cnp.ndarray y not None):
         """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right)."""
         cdef ck_image image = _image(sizes)
         cdef size_t needed = 0

@@ -1,8 +1,8 @@
 """Checks of arguments, and all arithmetic on shapes: one place, called from every entry point.
 
 Everything raises TypeError (kind, dtype) or ValueError (value, shape) with the operation, the
-argument, what was given and the rule. Sizes are Python integers, which do not overflow; what C could
-not hold in 64 bits is refused here.
+argument, what was given and the rule. Sizes are Python integers, which do not overflow; what C
+could not hold in 64 bits is refused here.
 """
 
 from __future__ import annotations
@@ -132,14 +132,14 @@ class Window:
         reach = self.reach
         if max(*padded, *reach) > MAX_SIZE:
             raise SizeOverflowError(
-                f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the kernel "
-                f"with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: sizes "
-                f"must fit in 64 bits"
+                f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the "
+                f"kernel with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: "
+                f"sizes must fit in 64 bits"
             )
         if reach[0] > padded[0] or reach[1] > padded[1]:
             raise ValueError(
-                f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation {self.dilation} "
-                f"reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
+                f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation "
+                f"{self.dilation} reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
                 f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded image"
             )
         return (
@@ -169,10 +169,8 @@ def as_array(op: str, name: str, value: Any) -> np.ndarray:
                 f"{op}: {name} must be an array (ndarray, buffer, __array__ or DLPack), not {kind}"
             ) from None
     if array.dtype not in DTYPES or not array.dtype.isnative:
-        raise TypeError(
-            f"{op}: {name} has dtype {array.dtype.str if array.dtype.kind == 'f' else array.dtype}; "
-            f"it must be native float32 or float64"
-        )
+        dtype = array.dtype.str if array.dtype.kind == "f" else array.dtype
+        raise TypeError(f"{op}: {name} has dtype {dtype}; it must be native float32 or float64")
     return array
 
 

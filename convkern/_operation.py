@@ -75,7 +75,8 @@ def _bias(op: str, name: str, bias: Any, channels: int, dtype: np.dtype) -> np.n
     array = as_same_dtype(op, name, bias, dtype, "the weights")
     if array.shape != (channels,):
         raise ValueError(
-            f"{op}: {name} has shape {array.shape}; it must be ({channels},), one per output channel"
+            f"{op}: {name} has shape {array.shape}; it must be ({channels},), one per output "
+            f"channel"
         )
     return usable(array)
 
@@ -106,8 +107,8 @@ def conv_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
 def depthwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
     """(kh, kw, C, multiplier) in either order of axes.
 
-    OIHW weights do not say what the multiplier is: they are seen as (kh, kw, C * multiplier, 1), and
-    the image decides.
+    OIHW weights do not say what the multiplier is: they are seen as (kh, kw, C * multiplier, 1),
+    and the image decides.
     """
     array = as_array(op, name, w)
     hwio = weight_layout == "HWIO"
@@ -254,7 +255,7 @@ class Operation:
     def run(
         self, x: Any, residual: Any, out: Any, threads: Any, packed: _core.Op | None = None
     ) -> np.ndarray:
-        """The operation on x: every check, then one call of C. Packs unless it is given `packed`."""
+        """The operation on x: every check, then one call of C. Packs unless given `packed`."""
         if threads is not None:
             runtime.check_threads(self.name, threads)
         if type(x) is not np.ndarray or x.dtype != self.w.dtype:
@@ -351,8 +352,8 @@ class Conv2dOperation(Operation):
         groups = as_int(name, "groups", groups, 1)
         if out_channels % groups:
             raise ValueError(
-                f"{name}: w has shape {np.shape(w)} ({self.layouts.weights}), {out_channels} output "
-                f"channels, which groups={groups} must divide"
+                f"{name}: w has shape {np.shape(w)} ({self.layouts.weights}), {out_channels} "
+                f"output channels, which groups={groups} must divide"
             )
         self.channels = (group_channels * groups, out_channels, groups, 1)
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
@@ -414,8 +415,8 @@ class SeparableOperation(Operation):
         middle, out_channels = self.w.shape[2:]
         if middle != channels * multiplier:
             raise ValueError(
-                f"{name}: dw has shape {np.shape(dw)}, {channels * multiplier} output channels, but "
-                f"pw has shape {np.shape(pw)} ({self.layouts.weights}) and takes {middle}"
+                f"{name}: dw has shape {np.shape(dw)}, {channels * multiplier} output channels, "
+                f"but pw has shape {np.shape(pw)} ({self.layouts.weights}) and takes {middle}"
             )
         self.window = as_window(name, (kh, kw), stride, padding, dilation)
         self.channels = (channels, out_channels, 1, multiplier)

@@ -1,7 +1,7 @@
 """The operations of ops.py with their weights packed once: callables.
 
-A layer is immutable and safe to call from several threads. It keeps the ISA that was in force when it
-was made. It pickles as its weights and options, and is packed anew where it is loaded.
+A layer is immutable and safe to call from several threads. It keeps the ISA that was in force when
+it was made. It pickles as its weights and options, and is packed anew where it is loaded.
 """
 
 from __future__ import annotations
@@ -235,8 +235,8 @@ class SeparableConv2d(_Layer):
 
     Parameters
     ----------
-    dw, pw, dw_bias, bias, stride, padding, dilation, dw_activation, activation, layout, weight_layout
-        As in `separable_conv2d`.
+    dw, pw, dw_bias, bias, stride, padding, dilation, dw_activation, activation
+        As in `separable_conv2d`; so are layout and weight_layout.
 
     Examples
     --------

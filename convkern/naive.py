@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, runtime
-from ._geometry import usable
+from ._geometry import as_same_dtype, check_memory, usable
 from ._operation import (
     IDENTITY,
     Activation,
@@ -22,8 +22,6 @@ from ._operation import (
     PointwiseOperation,
     SeparableOperation,
     as_residual,
-    as_same_dtype,
-    check_memory,
     check_out,
     deliver,
     to_nhwc,
@@ -35,18 +33,20 @@ __all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
 def _activate(y: np.ndarray, activation: Activation) -> np.ndarray:
     kind, low, high = activation
     names = {number: name for name, number in _core.ACTIVATIONS.items()}
+    result: np.ndarray = y
     with np.errstate(over="ignore", invalid="ignore"):
         match names[kind]:
-            case "clamp":
-                return np.clip(y, low, high) if activation != IDENTITY else y
+            case "clamp" if activation != IDENTITY:
+                result = np.clip(y, low, high)
             case "hardsigmoid":
-                return np.clip(y + 3, 0, 6) / 6
+                result = np.clip(y + 3, 0, 6) / 6
             case "hardswish":
-                return y * (np.clip(y + 3, 0, 6) / 6)
+                result = y * (np.clip(y + 3, 0, 6) / 6)
             case "sigmoid":
-                return 1 / (1 + np.exp(-y))
-            case _:
-                return y / (1 + np.exp(-y))
+                result = 1 / (1 + np.exp(-y))
+            case "silu":
+                result = y / (1 + np.exp(-y))
+    return result
 
 
 def _run(

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ._geometry import as_same_dtype
 from ._operation import (
     Conv2dOperation,
     DepthwiseOperation,
     Layouts,
     PointwiseOperation,
     SeparableOperation,
-    as_same_dtype,
 )
 
 __all__ = [

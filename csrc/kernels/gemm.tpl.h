@@ -56,7 +56,7 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
         CK_UNROLL
         for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
       }
-      a += 1;
+      a = vf_hide(a + 1); /* or the loop is unrolled, to share loads that it does not have */
       b += vectors * VF_LANES;
     }
     a += (VF_GEMM_ROWS - 1) * VF_LANES;

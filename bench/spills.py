@@ -1,0 +1,71 @@
+"""Count vector registers that the hot loops keep on the stack: `python bench/spills.py _core.so`.
+
+A hot loop is an innermost loop with multiplications of a GEMM, or of a depthwise kernel's whole
+vectors. Reads objdump's disassembly; exits with 1 where a GEMM loop touches the stack with a vector
+register. The depthwise kernels of sse2 and scalar spill in their masked tails by construction (a
+partial vector goes through memory), so theirs are listed, not judged.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+Instruction = tuple[int, str]
+
+FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv)\w+)>:")
+INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
+JUMP = re.compile(r"^j\w+\s+([0-9a-f]+)")
+MULTIPLY = re.compile(r"^v?(fn?m(add|sub)\w*|mul[ps][sd])\s")
+SPILL = re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm")
+
+
+def functions(library: str) -> Iterator[tuple[str, list[Instruction]]]:
+    """Each kernel's name and instructions."""
+    command = ["objdump", "-d", "--no-show-raw-insn", library]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    name, body = "", []
+    for line in text.splitlines():
+        if (start := re.match(r"^[0-9a-f]+ <(.*)>:", line)) is not None:
+            if name:
+                yield name, body
+            name, body = (start[1] if FUNCTION.match(line) else ""), []
+        elif name and (found := INSTRUCTION.match(line)) is not None:
+            body.append((int(found[1], 16), found[2]))
+    if name:
+        yield name, body
+
+
+def innermost_loops(body: list[Instruction]) -> Iterator[list[str]]:
+    """The instructions from a backward jump's target to the jump, without a loop inside."""
+    index = {address: i for i, (address, _) in enumerate(body)}
+    spans = []
+    for i, (_, text) in enumerate(body):
+        jump = JUMP.match(text)
+        target = index.get(int(jump[1], 16), i + 1) if jump else i + 1
+        if target <= i:
+            spans.append((target, i))
+    for begin, end in spans:
+        if not any((begin, end) != (b, e) and begin <= b and e <= end for b, e in spans):
+            yield [text for _, text in body[begin : end + 1]]
+
+
+def main(library: str) -> int:
+    failed = False
+    for name, body in functions(library):
+        for loop in innermost_loops(body):
+            multiplies = sum(MULTIPLY.match(text) is not None for text in loop)
+            spills = sum(SPILL.search(text) is not None for text in loop)
+            if not multiplies or not spills:
+                continue
+            print(f"{name}: {spills} vector accesses to the stack, {multiplies} multiplications")
+            tail = "dwconv" in name and not name.endswith(("avx2", "avx512"))
+            failed = failed or not tail
+    print("vectors stay in registers" if not failed else "vectors spill in a hot loop")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

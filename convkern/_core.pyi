@@ -1,0 +1,47 @@
+"""Types of the compiled module."""
+
+import numpy as np
+
+COMPILER: str
+ACTIVATIONS: dict[str, int]
+
+_Array = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
+
+class Op:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        isa: int,
+        window: tuple[int, ...],
+        channels: tuple[int, int, int, int],
+        w: _Array,
+        bias: _Array | None,
+        activation: tuple[int, float, float],
+        dw: _Array | None = None,
+        dw_bias: _Array | None = None,
+        dw_activation: tuple[int, float, float] = ...,
+    ) -> None: ...
+    def run(
+        self, sizes: tuple[int, ...], x: _Array, residual: _Array | None, y: _Array
+    ) -> None: ...
+
+def naive(
+    name: str,
+    kind: str,
+    window: tuple[int, ...],
+    channels: tuple[int, int, int, int],
+    sizes: tuple[int, ...],
+    x: _Array,
+    w: _Array,
+    bias: _Array | None,
+    y: _Array,
+) -> None: ...
+def isa_names() -> tuple[str, ...]: ...
+def isa_available(isa: int) -> bool: ...
+def isa_best() -> int: ...
+def cpu() -> tuple[str, tuple[str, ...], int, int]: ...
+def kernels(isa: int, f64: bool = False) -> dict[str, bool]: ...
+def tile(isa: int, f64: bool = False) -> tuple[int, int, int]: ...
+def probe_fma(isa: int, f64: bool = False) -> float: ...
+def probe_nop() -> float: ...
