@@ -49,6 +49,15 @@ def _activate(y: np.ndarray, activation: Activation) -> np.ndarray:
     return result
 
 
+def _split(w: np.ndarray, in_channels: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Depthwise weights as (kh, kw, C, multiplier) for an image's C, and the channels of both."""
+    kh, kw, channels, multiplier = w.shape
+    out_channels = channels * multiplier
+    multiplier = out_channels // in_channels
+    view = w.reshape(kh, kw, in_channels, multiplier)
+    return view, (in_channels, out_channels, 1, multiplier)
+
+
 def _run(
     operation: Operation, loops: str, x: Any, residual: Any, out: Any, threads: Any
 ) -> np.ndarray:
@@ -67,20 +76,18 @@ def _run(
     sizes = (image.batch, image.height, image.width, image.channels, *padding)
     pixels = (result.batch, result.height, result.width)
     window = operation.window.flat()
-    in_channels, _, _, multiplier = operation.channels
+    w, channels = operation.w, operation.channels
     if operation.dw is not None:
-        middle = (in_channels, in_channels * multiplier, 1, multiplier)
+        dw, middle = _split(operation.dw, image.channels)
         halfway = np.empty((*pixels, middle[1]), x.dtype)
-        _core.naive(
-            name, "depthwise", window, middle, sizes, seen, operation.dw, operation.dw_bias, halfway
-        )
+        _core.naive(name, "depthwise", window, middle, sizes, seen, dw, operation.dw_bias, halfway)
         seen = _activate(halfway, operation.dw_activation)
         sizes, window = (*pixels, middle[1], 0, 0, 0, 0), (1, 1, 1, 1, 1, 1)
         channels = (middle[1], operation.out_channels, 1, 1)
-    else:
-        channels = operation.channels
+    elif loops == "depthwise":
+        w, channels = _split(w, image.channels)
     y = np.empty((*pixels, operation.out_channels), x.dtype)
-    _core.naive(name, loops, window, channels, sizes, seen, operation.w, operation.bias, y)
+    _core.naive(name, loops, window, channels, sizes, seen, w, operation.bias, y)
     y = (y.transpose(0, 3, 1, 2) if nchw else y).reshape(shape)
     if residual is not None:
         y = y + residual
