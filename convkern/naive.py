@@ -90,7 +90,8 @@ def _run(
     _core.naive(name, loops, window, channels, sizes, seen, w, operation.bias, y)
     y = (y.transpose(0, 3, 1, 2) if nchw else y).reshape(shape)
     if residual is not None:
-        y = y + residual
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = y + residual
     return deliver(_activate(y, operation.activation), out)
 
 
