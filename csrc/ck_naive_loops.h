@@ -15,16 +15,16 @@ static void NAME(conv2d)(const struct ck_run *run, const ck_weights *weights, co
         for (int64_t ox = 0; ox < run->out_w; ++ox) {
           REAL sum = bias ? bias[o] : 0;
           for (int64_t ky = 0; ky < win->kernel_h; ++ky)
-            for (int64_t kx = 0; kx < win->kernel_w; ++kx)
-              for (int64_t c = 0; c < group_in; ++c) {
-                const int64_t iy = oy * win->stride_h + ky * win->dilation_h - in->pad_top;
-                const int64_t ix = ox * win->stride_w + kx * win->dilation_w - in->pad_left;
-                const bool inside = iy >= 0 && iy < in->height && ix >= 0 && ix < in->width;
-                const int64_t channel = o / group_out * group_in + c;
-                const int64_t at = ((n * in->height + iy) * in->width + ix) * in->channels;
-                sum +=
-                    (inside ? x[at + channel] : 0) * w[ky * s[0] + kx * s[1] + c * s[2] + o * s[3]];
-              }
+            for (int64_t kx = 0; kx < win->kernel_w; ++kx) {
+              const int64_t iy = oy * win->stride_h + ky * win->dilation_h - in->pad_top;
+              const int64_t ix = ox * win->stride_w + kx * win->dilation_w - in->pad_left;
+              const bool inside = iy >= 0 && iy < in->height && ix >= 0 && ix < in->width;
+              const int64_t at = ((n * in->height + iy) * in->width + ix) * in->channels;
+              const int64_t first = at + o / group_out * group_in;
+              const int64_t tap = ky * s[0] + kx * s[1] + o * s[3];
+              for (int64_t c = 0; c < group_in; ++c)
+                sum += (inside ? x[first + c] : 0) * w[tap + c * s[2]];
+            }
           y[((n * run->out_h + oy) * run->out_w + ox) * conv->out_channels + o] = sum;
         }
 }
@@ -41,11 +41,9 @@ static void NAME(pointwise)(const struct ck_run *run, const ck_weights *weights,
       for (int64_t oy = 0; oy < run->out_h; ++oy)
         for (int64_t ox = 0; ox < run->out_w; ++ox) {
           REAL sum = bias ? bias[o] : 0;
-          for (int64_t c = 0; c < in->channels; ++c) {
-            const int64_t iy = oy * win->stride_h, ix = ox * win->stride_w;
-            const int64_t at = ((n * in->height + iy) * in->width + ix) * in->channels;
-            sum += x[at + c] * w[c * s[2] + o * s[3]];
-          }
+          const int64_t iy = oy * win->stride_h, ix = ox * win->stride_w;
+          const int64_t at = ((n * in->height + iy) * in->width + ix) * in->channels;
+          for (int64_t c = 0; c < in->channels; ++c) sum += x[at + c] * w[c * s[2] + o * s[3]];
           y[((n * run->out_h + oy) * run->out_w + ox) * conv->out_channels + o] = sum;
         }
 }
