@@ -1,0 +1,365 @@
+"""What a convolution costs, from shapes alone: multiply-adds, parameters, bytes.
+
+The functions mirror the operations of the same names, with shapes where those take arrays and flags
+where those take biases; they make the same checks. Nothing is computed or allocated, and the
+numbers are Python integers, which do not overflow.
+
+>>> image = (14, 14, 512)
+>>> standard = conv2d(image, (3, 3, 512, 512), padding="same")
+>>> separable = separable_conv2d(image, (3, 3, 512), (512, 512), padding="same")
+>>> standard.macs, separable.macs
+(462422016, 52283392)
+>>> round(standard.macs / separable.macs, 3), round(speedup(n=512, k=3), 3)
+(8.845, 8.845)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._geometry import DTYPES, as_int, as_shape
+from ._operation import (
+    Conv2dOperation,
+    DepthwiseOperation,
+    Operation,
+    PointwiseOperation,
+    SeparableOperation,
+)
+
+__all__ = [
+    "Cost",
+    "conv2d",
+    "depthwise_conv2d",
+    "pointwise_conv2d",
+    "separable_conv2d",
+    "speedup",
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of an operation, or with ``+`` of several.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-adds. Taps that fall on the padding count, as they do in the literature; biases
+        and activations do not.
+    params : int
+        Weights and biases.
+    bytes : int
+        Input, weights, biases and output, each counted once: what must cross the memory bus when
+        every cache starts cold and nothing is read twice. What an operation fuses, such as the
+        depthwise half's output in a separable convolution, is not counted.
+
+    Examples
+    --------
+    >>> Cost(macs=10, params=2, bytes=64) + Cost(macs=1, params=1, bytes=8)
+    Cost(macs=11, params=3, bytes=72)
+    >>> sum([Cost(1, 2, 3), Cost(4, 5, 6)], Cost())
+    Cost(macs=5, params=7, bytes=9)
+    """
+
+    macs: int = 0
+    params: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        if not isinstance(other, Cost):
+            return NotImplemented
+        return Cost(self.macs + other.macs, self.params + other.params, self.bytes + other.bytes)
+
+
+def speedup(n: int, k: int) -> float:
+    """Predict how many times cheaper a separable convolution is than the standard one.
+
+    A k x k convolution from any M channels to `n`, split into a depthwise and a pointwise one,
+    takes 1/n + 1/k² of the multiply-adds, at every image size, stride and M.
+
+    Parameters
+    ----------
+    n : int
+        Output channels.
+    k : int
+        Height and width of the kernel.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError
+        If `n` or `k` is not an integer.
+    ValueError
+        If `n` or `k` is below 1.
+
+    References
+    ----------
+    Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+    Applications", arXiv 1704.04861, 2017, section 3.1.
+
+    Examples
+    --------
+    >>> round(1 / speedup(n=1024, k=3), 3)
+    0.112
+    """
+    n, k = as_int("cost.speedup", "n", n, 1), as_int("cost.speedup", "k", k, 1)
+    return 1 / (1 / n + 1 / k**2)
+
+
+def conv2d(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    bias: bool = False,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a standard or grouped convolution.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        (B, H, W, C) or (H, W, C); with ``layout="NCHW"``, (B, C, H, W) or (C, H, W).
+    w_shape : tuple of int
+        (kh, kw, C / groups, N), or (N, C / groups, kh, kw) where the weight layout is "OIHW".
+    bias : bool, optional
+        Whether there is a bias: N more parameters.
+    stride, padding, dilation, groups, layout, weight_layout
+        As for `convkern.conv2d`.
+    dtype : {"float32", "float64"}, optional
+        Type of every array, which `Cost.bytes` depends on.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind, such as a stride of 1.5.
+    ValueError
+        If the shapes do not fit each other, or a value is out of range.
+
+    Examples
+    --------
+    The standard convolution of table 3 of Howard et al., arXiv 1704.04861:
+
+    >>> conv2d((14, 14, 512), (3, 3, 512, 512), padding=1)
+    Cost(macs=462422016, params=2359296, bytes=10240000)
+    """
+    operation = Conv2dOperation(
+        "cost.conv2d",
+        _stand_in("cost.conv2d", "w", w_shape, dtype),
+        None,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        activation=None,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return of_operation(operation, x_shape, _bias(operation, "bias", bias))
+
+
+def depthwise_conv2d(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    bias: bool = False,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a depthwise convolution.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    w_shape : tuple of int
+        (kh, kw, C) or (kh, kw, C, multiplier), or (C * multiplier, 1, kh, kw) where the weight
+        layout is "OIHW".
+    bias, stride, padding, dilation, layout, weight_layout, dtype
+        As for `conv2d`; the bias has C * multiplier elements.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> depthwise_conv2d((14, 14, 512), (3, 3, 512), padding=1)
+    Cost(macs=903168, params=4608, bytes=821248)
+    """
+    operation = DepthwiseOperation(
+        "cost.depthwise_conv2d",
+        _stand_in("cost.depthwise_conv2d", "w", w_shape, dtype),
+        None,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=None,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return of_operation(operation, x_shape, _bias(operation, "bias", bias))
+
+
+def pointwise_conv2d(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    bias: bool = False,
+    *,
+    stride: Any = 1,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a pointwise (1x1) convolution.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    w_shape : tuple of int
+        (C, N) or (1, 1, C, N), or (N, C) or (N, C, 1, 1) where the weight layout is "OIHW".
+    bias, stride, layout, weight_layout, dtype
+        As for `conv2d`.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> pointwise_conv2d((14, 14, 512), (512, 512))
+    Cost(macs=51380224, params=262144, bytes=1851392)
+    """
+    operation = PointwiseOperation(
+        "cost.pointwise_conv2d",
+        _stand_in("cost.pointwise_conv2d", "w", w_shape, dtype),
+        None,
+        stride=stride,
+        activation=None,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return of_operation(operation, x_shape, _bias(operation, "bias", bias))
+
+
+def separable_conv2d(
+    x_shape: tuple[int, ...],
+    dw_shape: tuple[int, ...],
+    pw_shape: tuple[int, ...],
+    dw_bias: bool = False,
+    bias: bool = False,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a depthwise convolution fused with the pointwise one that follows it.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    dw_shape, pw_shape : tuple of int
+        As for `depthwise_conv2d` and `pointwise_conv2d`.
+    dw_bias, bias : bool, optional
+        Whether either half has a bias.
+    stride, padding, dilation, layout, weight_layout, dtype
+        As for `conv2d`; stride, padding and dilation are the depthwise half's.
+
+    Returns
+    -------
+    Cost
+        The array between the halves does not count as bytes: it never leaves the cache.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    The separable convolution of table 3 of Howard et al., arXiv 1704.04861:
+
+    >>> separable_conv2d((14, 14, 512), (3, 3, 512), (512, 512), padding=1)
+    Cost(macs=52283392, params=266752, bytes=1869824)
+    """
+    name = "cost.separable_conv2d"
+    operation = SeparableOperation(
+        name,
+        _stand_in(name, "dw", dw_shape, dtype),
+        _stand_in(name, "pw", pw_shape, dtype),
+        None,
+        None,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        dw_activation=None,
+        activation=None,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    middle = operation.w.shape[2]
+    biases = _bias(operation, "bias", bias) + _bias(operation, "dw_bias", dw_bias, middle)
+    return of_operation(operation, x_shape, biases)
+
+
+def of_operation(operation: Operation, x_shape: tuple[int, ...], biases: int) -> Cost:
+    """Cost of a checked operation that has this many elements of bias.
+
+    Every weight is used once per output pixel, in the depthwise half of a separable convolution
+    too; so the multiply-adds need no case for each kind.
+    """
+    x_shape = as_shape(operation.name, "x_shape", x_shape)
+    _, result = operation.shapes(x_shape)
+    weights = sum(math.prod(w.shape) for w in (operation.w, operation.dw) if w is not None)
+    pixels = result.batch * result.height * result.width
+    elements = math.prod(x_shape) + weights + biases + pixels * result.channels
+    return Cost(pixels * weights, weights + biases, elements * operation.w.itemsize)
+
+
+def _stand_in(op: str, name: str, shape: Any, dtype: Any) -> np.ndarray:
+    """An array of this shape that takes no memory: one number, seen everywhere."""
+    if (kind := np.dtype(dtype)) not in DTYPES:
+        raise TypeError(f"{op}: dtype must be float32 or float64, not {kind}")
+    return np.broadcast_to(np.zeros((), kind), as_shape(op, f"{name}_shape", shape))
+
+
+def _bias(operation: Operation, name: str, flag: bool, channels: int | None = None) -> int:
+    """How many elements a bias has, which a flag says is there."""
+    if not isinstance(flag, bool):
+        kind = type(flag).__name__
+        raise TypeError(f"{operation.name}: {name} must be True or False, not {kind}")
+    return flag * (operation.out_channels if channels is None else channels)
