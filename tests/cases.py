@@ -15,7 +15,8 @@ LAYOUTS = ["NHWC", "NCHW"]
 DATA = ["integers", "reals", "doubles"]
 ACTIVATIONS = [None, "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu", (-1.5, 2.5)]
 EXACT_ACTIVATIONS = (None, "relu", "relu6")  # and clamps: they only choose between exact values
-ISAS = [os.environ["CONVKERN_ISA"]] if "CONVKERN_ISA" in os.environ else ck.available_isas()
+_forced = os.environ.get("CONVKERN_ISA")
+ISAS = [_forced] if _forced else ck.available_isas()
 
 # One of each kind, with channels that no vector length divides: for what does not depend on shape.
 EXAMPLES = {

@@ -48,13 +48,14 @@ def conv2d(
     """Cross-correlate images with filters; see ``convkern.conv2d``."""
     w = _hwio(w, weight_layout or _WEIGHT_LAYOUT[layout])
     images = _nhwc(x, layout)
-    y = _correlate(images, w, _pair(stride), padding, _pair(dilation), groups)
-    y = _like(y, np.ndim(x), layout)
-    if bias is not None:
-        y = y + np.asarray(bias)[_channels_last(layout)]
-    if residual is not None:
-        y = y + np.asarray(residual)
-    return activate(y, activation)
+    with np.errstate(all="ignore"):
+        y = _correlate(images, w, _pair(stride), padding, _pair(dilation), groups)
+        y = _like(y, np.ndim(x), layout)
+        if bias is not None:
+            y = y + np.asarray(bias)[_channels_last(layout)]
+        if residual is not None:
+            y = y + np.asarray(residual)
+        return activate(y, activation)
 
 
 def depthwise_conv2d(x, w, bias=None, *, dilation=1, layout="NHWC", weight_layout=None, **options):
@@ -201,13 +202,12 @@ def _correlate(x, w, stride, padding, dilation, groups):
     height = (x.shape[1] - dh * (kh - 1) - 1) // sh + 1
     width = (x.shape[2] - dw * (kw - 1) - 1) // sw + 1
     y = np.zeros((groups, x.shape[0] * height * width, outputs // groups), x.dtype)
-    with np.errstate(all="ignore"):
-        for i, j in np.ndindex(kh, kw):
-            rows = slice(i * dh, i * dh + sh * (height - 1) + 1, sh)
-            columns = slice(j * dw, j * dw + sw * (width - 1) + 1, sw)
-            pixels = x[:, rows, columns].reshape(-1, groups, terms)
-            filters = w[i, j].reshape(terms, groups, -1)
-            y += pixels.swapaxes(0, 1) @ filters.swapaxes(0, 1)
+    for i, j in np.ndindex(kh, kw):
+        rows = slice(i * dh, i * dh + sh * (height - 1) + 1, sh)
+        columns = slice(j * dw, j * dw + sw * (width - 1) + 1, sw)
+        pixels = x[:, rows, columns].reshape(-1, groups, terms)
+        filters = w[i, j].reshape(terms, groups, -1)
+        y += pixels.swapaxes(0, 1) @ filters.swapaxes(0, 1)
     return y.swapaxes(0, 1).reshape(x.shape[0], height, width, outputs)
 
 
