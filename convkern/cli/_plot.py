@@ -53,7 +53,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 
 def _set_axes(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    axes.set_xlim(0, 1.1 * max(max(r["predicted"], r["fast_ratio"]) for r in rows))
+    axes.set_xlim(0, 1.25 * max(max(r["predicted"], r["fast_ratio"]) for r in rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first layer on top
     axes.set_xlabel("times as fast as a standard convolution of the same shape", color=MUTED)
     axes.xaxis.set_major_formatter(f"{{x:g}}{TIMES}")
