@@ -97,7 +97,8 @@ def as_padding(op: str, value: Any) -> Padding:
 
 def _same_padding(size: int, reach: int, stride: int, lower: bool) -> tuple[int, int]:
     """Padding for ceil(size / stride) outputs: the odd one goes after, or before if `lower`."""
-    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+    outputs = -(-size // stride)  # rounded up
+    total = max((outputs - 1) * stride + reach - size, 0)
     half = total // 2
     return (total - half, half) if lower else (half, total - half)
 
