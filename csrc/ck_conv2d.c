@@ -124,6 +124,11 @@ static bool is_pointwise(const struct ck_run *run) {
          i->pad_left == 0 && i->pad_right == 0;
 }
 
+static ck_fill_fn *fill_of(const struct ck_run *run) {
+  if (run->op->kind == CK_OP_DEFORM) return ck_fill_deformed;
+  return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
+}
+
 /* The GEMM of one group. */
 static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
                               const struct ck_conv_fill *fill) {
@@ -132,7 +137,7 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = &op->gemm[group],
-      .fill = is_pointwise(run) ? ck_fill_pointwise : fill_im2col,
+      .fill = fill_of(run),
       .context = fill,
       .run = run,
       .residual = run->residual ? ck_at(run->residual, column, op->kernels->element) : NULL,
@@ -145,15 +150,22 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
 
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_gemm g = gemm_of(run, 0, NULL);
-  return ck_gemm_workspace(&g, bytes);
+  size_t gemm, scratch;
+  ck_status status = ck_gemm_workspace(&g, &gemm);
+  if (status == CK_OK) status = ck_deform_scratch(run, &scratch);
+  if (status == CK_OK) *bytes = gemm + scratch;
+  return status;
 }
 
 void ck_conv2d_run(const struct ck_run *run, void *workspace) {
   const ck_conv *conv = &run->op->conv;
   const int64_t channels = conv->in_channels / conv->groups;
+  size_t scratch = 0;
+  ck_deform_scratch(run, &scratch);
   for (int64_t group = 0; group < conv->groups; ++group) {
-    const struct ck_conv_fill fill = {run, group * channels, channels};
+    const struct ck_conv_fill fill = {run, group * channels, channels, workspace};
     const struct ck_gemm g = gemm_of(run, group, &fill);
-    ck_gemm_run(&g, workspace);
+    ck_deform_start(&fill);
+    ck_gemm_run(&g, (char *)workspace + scratch);
   }
 }

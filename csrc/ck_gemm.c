@@ -106,7 +106,8 @@ static int64_t rows_read(const struct ck_run *run, const struct ck_block *block)
   const ck_window *w = &run->op->conv.window;
   const int64_t last = (block->y + block->rows - 1) * w->stride_h - run->image.pad_top +
                        (w->kernel_h - 1) * w->dilation_h;
-  return ck_max(0, ck_min(last + 1, run->image.height));
+  const int64_t reach = run->deform ? CK_DEFORM_REACH : 0;
+  return ck_max(0, ck_min(ck_min(last + 1, run->image.height) + reach, run->image.height));
 }
 
 /* The input that `next` reads and `block` did not. */

@@ -89,6 +89,28 @@ struct ck_fill_args {
   int64_t term, n; /* the first term, counted in the panel, and how many */
 };
 
+/* One tap of some pixels of an output row: n channels that move together, sampled bilinearly, into
+ * the panel. Steps are in elements. */
+struct ck_deform_args {
+  void *panel;
+  const int64_t *offset;
+  int64_t pixels;
+  int64_t term, n;            /* as for a fill */
+  int64_t height, width;      /* of the image */
+  const void *x;              /* the first of the n channels, at the first pixel of row_begin */
+  int64_t row_begin, row_end; /* the rows that are there, channels side by side */
+  int64_t pixel_step;
+  const void *planes;  /* where the others are: the first of the n channels; or null */
+  int64_t plane_step;  /* from one channel to the next */
+  const void *dy, *dx; /* of the first pixel */
+  int64_t offset_step; /* from one pixel's to the next */
+  const void *mask;    /* of the first pixel; null: ones */
+  int64_t mask_step;
+  int64_t tap_y, tap_x; /* where the first pixel's tap lies before it is moved */
+  int64_t stride_w;
+  const void *zeros; /* n of them: a pixel outside the image */
+};
+
 /* Apply an activation other than a clamp to rows that were just written. */
 struct ck_act_args {
   void *y;
@@ -155,15 +177,16 @@ void ck_free(void *p);
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
+enum ck_op_kind { CK_OP_CONV2D, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
   struct ck_dw_weights dw;      /* depthwise, separable */
-  struct ck_gemm_weights *gemm; /* conv2d: one per group; separable: one */
+  struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
+  void *zeros; /* deform: a pixel of one group's channels */
 };
 
 /* One call: the operation, the image and the arrays. */
@@ -174,6 +197,7 @@ struct ck_run {
   int64_t multiplier; /* output channels per input channel, of a depthwise */
   const void *x, *residual;
   void *y;
+  const ck_deform *deform; /* of a deformable convolution */
 };
 
 /* Checks that every entry point makes: sizes at least 1, groups that divide, products in 64 bits.
@@ -232,12 +256,20 @@ struct ck_gemm {
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
 
-/* The context of the fills of ck_pwconv.c and ck_conv2d.c: one group of channels. */
+/* The context of the fills of ck_pwconv.c, ck_conv2d.c and ck_deform.c: one group of channels. */
 struct ck_conv_fill {
   const struct ck_run *run;
   int64_t first_channel, channels; /* of the input */
+  void *scratch;                   /* of a deformable convolution */
 };
-ck_fill_fn ck_fill_pointwise;
+ck_fill_fn ck_fill_pointwise, ck_fill_deformed;
+
+/* What ck_fill_deformed keeps from one block to the next. */
+ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes);
+void ck_deform_start(const struct ck_conv_fill *fill);
+
+/* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
+#define CK_DEFORM_REACH 4
 
 /* Depthwise rows of a block, into any place that an offset table can describe. */
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block, int64_t channel_begin,
