@@ -23,7 +23,15 @@ class Op:
         dw_activation: tuple[int, float, float] = ...,
     ) -> None: ...
     def run(
-        self, sizes: tuple[int, ...], x: _Array, residual: _Array | None, y: _Array
+        self,
+        sizes: tuple[int, ...],
+        x: _Array,
+        residual: _Array | None,
+        y: _Array,
+        offset: _Array | None = None,
+        mask: _Array | None = None,
+        offset_groups: int = 1,
+        planar: bool = False,
     ) -> None: ...
 
 def naive(
