@@ -1,9 +1,10 @@
 """convkern: the convolutions that light networks are made of, at the speed the CPU allows."""
 
 from . import cost, naive, runtime
-from .layers import Conv2d, DepthwiseConv2d, PointwiseConv2d, SeparableConv2d
+from .layers import Conv2d, DeformConv2d, DepthwiseConv2d, PointwiseConv2d, SeparableConv2d
 from .ops import (
     conv2d,
+    deform_conv2d,
     depthwise_conv2d,
     fold_batchnorm,
     pointwise_conv2d,
@@ -22,12 +23,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Conv2d",
+    "DeformConv2d",
     "DepthwiseConv2d",
     "PointwiseConv2d",
     "SeparableConv2d",
     "available_isas",
     "conv2d",
     "cost",
+    "deform_conv2d",
     "depthwise_conv2d",
     "fold_batchnorm",
     "get_num_threads",
