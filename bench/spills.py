@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 Instruction = tuple[int, str]
 
-FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv)\w+)>:")
+FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv|deform)\w+)>:")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
 JUMP = re.compile(r"^j\w+\s+([0-9a-f]+)")
 MULTIPLY = re.compile(r"^v?(fn?m(add|sub)\w*|mul[ps][sd])\s")
