@@ -44,6 +44,7 @@ class PackedByGroups:
 
 class DeformOperation(Operation):
     kind = "deform"
+    _last_fit: tuple[Any, int] | None = None
 
     def __init__(
         self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
@@ -114,8 +115,20 @@ class DeformOperation(Operation):
             )
         return groups
 
-    def mask_shape(self, x_shape: Any, offset_groups: int) -> tuple[int, ...]:
-        return self._like(self.shapes(x_shape)[1], self.taps * offset_groups)
+    def fit(self, x_shape: Any, offset_shape: Any, mask_shape: Any) -> int:
+        """The offset groups of a call; the last one's are kept, for calls that repeat it."""
+        shapes = (x_shape, offset_shape, mask_shape)
+        if self._last_fit is not None and self._last_fit[0] == shapes:
+            return self._last_fit[1]
+        groups = self.offset_groups(x_shape, offset_shape)
+        expected = self._like(self.shapes(x_shape)[1], self.taps * groups)
+        if mask_shape is not None and mask_shape != expected:
+            raise ValueError(
+                f"{self.name}: mask has shape {mask_shape}; for offset of shape {offset_shape} it "
+                f"must be {expected}: one factor for every tap of every offset group"
+            )
+        self._last_fit = (shapes, groups)
+        return groups
 
     def _like(self, out: ImageShape, channels: int) -> tuple[int, ...]:
         shape = ImageShape(out.batch, out.height, out.width, channels, out.batched)
@@ -131,15 +144,9 @@ class DeformOperation(Operation):
         x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
         offset = as_same_dtype(self.name, "offset", offset, x.dtype)
         plan = self.plan(x.shape)
-        offset_groups = self.offset_groups(x.shape, offset.shape)
         if mask is not None:
             mask = as_same_dtype(self.name, "mask", mask, x.dtype)
-            expected = self.mask_shape(x.shape, offset_groups)
-            if mask.shape != expected:
-                raise ValueError(
-                    f"{self.name}: mask has shape {mask.shape}; for offset of shape "
-                    f"{offset.shape} it must be {expected}: one for every tap of every offset group"
-                )
+        offset_groups = self.fit(x.shape, offset.shape, None if mask is None else mask.shape)
         residual = as_residual(self.name, residual, plan.shape, x.dtype)
         check_out(self.name, out, plan.shape, x.dtype)
         groups = plan.sizes[3] // self.in_channels

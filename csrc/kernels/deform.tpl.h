@@ -10,23 +10,20 @@
  */
 enum { DEFORM_CHUNK = 32 }; /* samples that are planned at once: they stay in L1 */
 
-/* Offsets of so many pixels, and NaN, take the slow way. */
-#define DEFORM_FAR (1 << 30)
+/* Offsets of so many pixels, and NaN, end outside of any image that is planned. */
+#define DEFORM_FAR (1 << 29)
 
-struct deform_moves {
-  int32_t floor[DEFORM_CHUNK]; /* whole pixels to move; -DEFORM_FAR or DEFORM_FAR: look closer */
-  real beyond[DEFORM_CHUNK];   /* and how much farther */
-};
-
+/* What is known of a chunk of samples before the first pixel is read. */
 struct deform_plan {
-  struct deform_moves y, x;
+  int32_t at[DEFORM_CHUNK];     /* element of the top left neighbour; -1: a case of its own */
   real weight[4][DEFORM_CHUNK]; /* of the neighbours: top left, top right, bottom left and right */
   real mask[DEFORM_CHUNK];
 };
 
-/* Compilers make vectors of the last loop, which has no branch: no ISA needs a verb for floor. */
-CK_INLINE void deform_split(const real *offset, int64_t step, int64_t count,
-                            struct deform_moves *moves) {
+/* Whole pixels to move, and how much farther. Compilers make vectors of the last loop, which has no
+ * branch: no ISA needs a verb for floor. */
+CK_INLINE void deform_split(const real *offset, int64_t step, int64_t count, int32_t *floor,
+                            real *beyond) {
   const vf low = vf_set1(-DEFORM_FAR), high = vf_set1(DEFORM_FAR);
   real near[DEFORM_CHUNK] = {0};
   for (int64_t i = 0; i < count; ++i) near[i] = offset[i * step];
@@ -34,24 +31,49 @@ CK_INLINE void deform_split(const real *offset, int64_t step, int64_t count,
     vf_store(near + i, vf_min(vf_max(vf_load(near + i), low), high));
   for (int i = 0; i < DEFORM_CHUNK; ++i) {
     const int32_t whole = (int32_t)near[i]; /* toward zero: one too many below it */
-    moves->floor[i] = whole - ((real)whole > near[i]);
-    moves->beyond[i] = near[i] - (real)moves->floor[i];
+    floor[i] = whole - ((real)whole > near[i]);
+    beyond[i] = near[i] - (real)floor[i];
   }
 }
 
-CK_INLINE bool deform_is_near(int32_t floor) { return -DEFORM_FAR < floor && floor < DEFORM_FAR; }
+/* Whether 32 bits hold every place and every element, and no far offset leads into the image. */
+CK_INLINE bool deform_fits(const struct ck_deform_args *d, int64_t first) {
+  const int64_t most = DEFORM_FAR / 4, last = first + DEFORM_CHUNK;
+  if (d->height > most || d->width > most || d->stride_w > most / last) return false;
+  return -most < d->tap_y && d->tap_y < most && -most < d->tap_x &&
+         d->tap_x < most - last * d->stride_w &&
+         (d->row_end - d->row_begin) * d->width * d->pixel_step <= INT32_MAX;
+}
+
+/* Samples all of whose neighbours are there have a place; the others are found one by one. */
+CK_INLINE void deform_locate(const struct ck_deform_args *d, int64_t first, const int32_t *down,
+                             const int32_t *right, int32_t *at) {
+  const bool fits = deform_fits(d, first);
+  /* pixels that have a neighbour below, and one to the right */
+  const uint32_t rows = fits ? (uint32_t)ck_max(d->row_end - d->row_begin - 1, 0) : 0;
+  const uint32_t columns = (uint32_t)d->width - 1, stride = (uint32_t)d->stride_w;
+  const uint32_t pixel_step = (uint32_t)d->pixel_step, row = (uint32_t)d->width * pixel_step;
+  const uint32_t tap_y = (uint32_t)(d->tap_y - d->row_begin);
+  const uint32_t tap_x = (uint32_t)d->tap_x + (uint32_t)first * stride;
+  for (uint32_t i = 0; i < DEFORM_CHUNK; ++i) {
+    const uint32_t y = tap_y + (uint32_t)down[i], x = tap_x + i * stride + (uint32_t)right[i];
+    at[i] = (y < rows) & (x < columns) ? (int32_t)(y * row + x * pixel_step) : -1;
+  }
+}
 
 CK_INLINE void deform_make_plan(const struct ck_deform_args *d, int64_t first, int64_t count,
                                 struct deform_plan *plan) {
-  const int64_t at = first * d->offset_step;
-  deform_split((const real *)d->dy + at, d->offset_step, count, &plan->y);
-  deform_split((const real *)d->dx + at, d->offset_step, count, &plan->x);
+  const int64_t step = d->offset_step;
+  int32_t down[DEFORM_CHUNK], right[DEFORM_CHUNK];
+  real y[DEFORM_CHUNK], x[DEFORM_CHUNK];
+  deform_split((const real *)d->dy + first * step, step, count, down, y);
+  deform_split((const real *)d->dx + first * step, step, count, right, x);
+  deform_locate(d, first, down, right, plan->at);
   for (int i = 0; i < DEFORM_CHUNK; ++i) {
-    const real y = plan->y.beyond[i], x = plan->x.beyond[i];
-    plan->weight[0][i] = (1 - y) * (1 - x);
-    plan->weight[1][i] = (1 - y) * x;
-    plan->weight[2][i] = y * (1 - x);
-    plan->weight[3][i] = y * x;
+    plan->weight[0][i] = (1 - y[i]) * (1 - x[i]);
+    plan->weight[1][i] = (1 - y[i]) * x[i];
+    plan->weight[2][i] = y[i] * (1 - x[i]);
+    plan->weight[3][i] = y[i] * x[i];
   }
   const real *mask = d->mask ? (const real *)d->mask + first * d->mask_step : NULL;
   for (int64_t i = 0; i < count; ++i) plan->mask[i] = mask ? mask[i * d->mask_step] : 1;
@@ -188,28 +210,19 @@ static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d
  */
 static void CK_FN(deform)(const struct ck_deform_args *d) {
   const struct deform_target target = deform_target_of(d);
-  const int64_t row = d->width * d->pixel_step, pixel_step = d->pixel_step;
-  const int64_t stride_w = d->stride_w, pixels = d->pixels;
-  /* pixels that have a neighbour below, and one to the right */
-  const uint64_t bottom = (uint64_t)ck_max(d->row_end - d->row_begin - 1, 0);
-  const uint64_t right = (uint64_t)d->width - 1;
-  const uint64_t tap_y = (uint64_t)d->tap_y - (uint64_t)d->row_begin;
-  uint64_t tap_x = (uint64_t)d->tap_x;
-  const int64_t *offset = d->offset;
+  const int64_t pixels = d->pixels, pixel_step = d->pixel_step, row = d->width * d->pixel_step;
   const real *origin = d->x;
   real *panel = (real *)d->panel + d->term / VF_LANES * DEFORM_PANEL_STEP;
   struct deform_plan plan;
 
   for (int64_t first = 0; first < pixels; first += DEFORM_CHUNK) {
-    const int64_t count = ck_min(DEFORM_CHUNK, pixels - first);
+    const int64_t count = ck_min(DEFORM_CHUNK, pixels - first), *offset = d->offset + first;
     deform_make_plan(d, first, count, &plan);
-    for (int64_t i = 0; i < count; ++i, tap_x += (uint64_t)stride_w) {
-      const int32_t dy = plan.y.floor[i], dx = plan.x.floor[i];
-      const uint64_t y = tap_y + (uint64_t)(int64_t)dy, x = tap_x + (uint64_t)(int64_t)dx;
-      real *to = panel + offset[first + i];
+    for (int64_t i = 0; i < count; ++i) {
+      real *to = panel + offset[i];
       const real *at[4];
-      if (y < bottom && x < right && deform_is_near(dy) && deform_is_near(dx)) {
-        at[0] = origin + (int64_t)y * row + (int64_t)x * pixel_step;
+      if (plan.at[i] >= 0) {
+        at[0] = origin + plan.at[i];
         at[1] = at[0] + pixel_step;
         at[2] = at[0] + row;
         at[3] = at[2] + pixel_step;
