@@ -101,6 +101,11 @@ static struct ck_ahead ahead_of(const void *at, int64_t elements, int element, i
   return (struct ck_ahead){at, (const char *)at + bytes, ck_ceil_div(bytes, CK_ALIGN * steps)};
 }
 
+int64_t ck_gemm_block_cols(const struct ck_gemm *g) {
+  const struct cut cut = cut_of(g);
+  return blocking_of(g, &cut).cols;
+}
+
 /* The input rows [0, end) of its image that are read by the end of a block. */
 static int64_t rows_read(const struct ck_run *run, const struct ck_block *block) {
   const ck_window *w = &run->op->conv.window;

@@ -61,22 +61,46 @@ struct ck_gemm_args {
   struct ck_ahead ahead[2];
 };
 
-/* One or more rows of depthwise output, every channel of [channel_begin, channel_end). */
+/* Depthwise 3x3: one or more rows of output, channels [channel_begin, channel_end). */
 struct ck_dw_args {
   const void *const *rows; /* the input rows the taps touch, top down; null is a row of padding */
-  const void *weights;     /* packed [channels / L][kernel_h * kernel_w][L] */
-  const void *bias;        /* one per output channel, rounded up to L */
+  const void *weights;     /* packed [channels / L][9][L] */
+  const void *bias;        /* one per channel, rounded up to L */
   void *out;
   const int64_t *offset; /* where in out each pixel's channel_begin goes, row after row */
   int64_t out_step;      /* elements from L channels of a pixel to its next L */
-  int64_t channel_begin, channel_end; /* output channels; begin is a multiple of L */
+  int64_t channel_begin, channel_end; /* begin is a multiple of L */
   int64_t pixel_step;                 /* elements from one input pixel to the next */
-  int64_t multiplier;
   int64_t in_w, out_w;
-  int64_t x0; /* input column under the first tap of the first output; negative is padding */
-  int64_t kernel_h, kernel_w, stride_w, dilation_w;
-  int out_rows; /* 1, or up to dw_rows in a 3x3 kernel */
+  int64_t x0;   /* input column under the first tap of the first output; negative is padding */
+  int out_rows; /* 1 .. dw_rows */
   double low, high;
+};
+
+/* Depthwise, any window: one row of output, L channels. Steps are in elements of a staged row. */
+struct ck_dw_row_args {
+  const void *const *rows; /* kernel_h staged rows, at the first tap of the first output */
+  const void *weights;     /* [kernel_h * kernel_w][L] */
+  const void *bias;        /* [L] */
+  void *out;
+  const int64_t *offset; /* where in out each pixel goes */
+  int64_t lanes;         /* channels that exist */
+  int64_t kernel_h, kernel_w, out_w;
+  int64_t tap_step;   /* from one tap to the next */
+  int64_t out_step;   /* from one output to the next */
+  int64_t phases;     /* outputs that are so far apart are whole taps apart ... */
+  int64_t group_step; /* ... namely this far */
+  double low, high;
+};
+
+/* One row of L output channels of the input, into scratch: [before + pixels + after][L]. */
+struct ck_stage_args {
+  void *to;
+  const void *src;  /* the row's first pixel that is wanted */
+  int64_t src_step; /* elements from one input pixel to the next */
+  int64_t before, pixels, after;
+  int64_t channel, lanes; /* output channels [channel, channel + lanes) */
+  int64_t multiplier;
 };
 
 /* Copy n consecutive terms of each of several pixels into the panel. */
@@ -118,6 +142,7 @@ struct ck_kernels {
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   int dw_rows;      /* output rows that a 3x3 kernel likes to make at once */
+  int dw_group;     /* outputs that the general depthwise kernel makes at once */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL
@@ -231,6 +256,7 @@ struct ck_gemm {
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
+int64_t ck_gemm_block_cols(const struct ck_gemm *g); /* of its widest block */
 
 /* The context of the fills of ck_pwconv.c and ck_conv2d.c: one group of channels. */
 struct ck_conv_fill {
@@ -239,11 +265,17 @@ struct ck_conv_fill {
 };
 ck_fill_fn ck_fill_pointwise;
 
-/* Depthwise rows of a block, into any place that an offset table can describe. */
-void ck_dw_block(const struct ck_run *run, const struct ck_block *block, int64_t channel_begin,
-                 int64_t channel_end, void *out, const int64_t *offset, int64_t out_step,
-                 const ck_activation *activation, const void **rows);
-int64_t ck_dw_row_pointers(const struct ck_run *run); /* how many `rows` must hold */
+/* A depthwise of a block, into any place that an offset table can describe. */
+struct ck_dw_target {
+  void *out;
+  const int64_t *offset; /* where each pixel's channel_begin goes */
+  int64_t out_step;      /* elements from L channels of a pixel to its next L */
+  int64_t channel_begin, channel_end;
+  const ck_activation *activation; /* its limits are applied */
+};
+void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
+                 const struct ck_dw_target *target, void *scratch);
+ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes);
 
 /* ------------------------------------------------------------------------------------- helpers */
 

@@ -10,6 +10,7 @@
  *   vpermps ymm            3 | 4-8  1 | 1
  */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 1
 #define VF_HAS_MASK 0
 
 /* 6 x 2 accumulators, 2 weight vectors and a broadcast of 16 registers. */

@@ -9,6 +9,7 @@
  *   vpermps zmm            3 | 4    1 | 2
  */
 #define VF_REGISTERS 32
+#define VF_HAS_FMA 1
 #define VF_HAS_MASK 1
 
 /* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */

@@ -1,5 +1,6 @@
 /* Plain C: one lane. For CPUs without a vector file of their own, and for reading. */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
 
 #define VF_GEMM_ROWS 4

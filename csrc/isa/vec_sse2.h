@@ -6,6 +6,7 @@
  *   load xmm, L1           5-7      2
  */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
 
 /* 6 x 2 accumulators, 2 weight vectors, a broadcast and the product, which is a register of its
@@ -46,13 +47,14 @@ CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }
-CK_INLINE vf vf_load_n(const real *p, vf_tail n) {
+/* Partial vectors go through memory; they are functions, so that they do not fill up the loops. */
+static __attribute__((noinline)) vf vf_load_n(const real *p, vf_tail n) {
   if (n >= VF_LANES) return vf_load(p);
   real lanes[VF_LANES] = {0};
   for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
   return vf_load(lanes);
 }
-CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
+static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
   if (n >= VF_LANES) {
     vf_store(p, x);
     return;
