@@ -19,6 +19,10 @@ cdef extern from "convkern.h" nogil:
         CK_F32
         CK_F64
 
+    ctypedef enum ck_layout:
+        CK_NHWC
+        CK_NCHW
+
     ctypedef enum ck_act_kind:
         CK_ACT_CLAMP
         CK_ACT_HARDSWISH
@@ -42,6 +46,7 @@ cdef extern from "convkern.h" nogil:
     ctypedef struct ck_conv:
         ck_isa isa
         ck_dtype dtype
+        ck_layout layout
         ck_window window
         int64_t in_channels
         int64_t out_channels

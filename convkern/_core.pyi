@@ -13,6 +13,7 @@ class Op:
         name: str,
         kind: str,
         isa: int,
+        layout: str,
         window: tuple[int, ...],
         channels: tuple[int, int, int, int],
         w: _Array,

@@ -40,11 +40,12 @@ cdef ck_activation _activation(tuple spec):
     return a
 
 
-cdef ck_conv _conv(int isa, tuple window, int64_t in_channels, int64_t out_channels,
-                   int64_t groups, int64_t multiplier, tuple dw_activation, tuple activation,
-                   cnp.ndarray w) except *:
+cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
+                   int64_t out_channels, int64_t groups, int64_t multiplier,
+                   tuple dw_activation, tuple activation, cnp.ndarray w) except *:
     cdef ck_conv c
     c.isa = <ck_isa>isa
+    c.layout = layout
     c.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(w) == 8 else CK_F32
     (c.window.kernel_h, c.window.kernel_w, c.window.stride_h, c.window.stride_w,
      c.window.dilation_h, c.window.dilation_w) = window
@@ -70,7 +71,8 @@ cdef ck_weights _weights(cnp.ndarray w) except *:
 
 cdef ck_image _image(tuple sizes) except *:
     cdef ck_image i
-    (i.batch, i.height, i.width, i.channels, i.pad_top, i.pad_bottom, i.pad_left, i.pad_right) = sizes
+    (i.batch, i.height, i.width, i.channels,
+     i.pad_top, i.pad_bottom, i.pad_left, i.pad_right) = sizes
     return i
 
 
@@ -94,15 +96,15 @@ cdef class Op:
     Arrays are contiguous and of one dtype; the weights are 4-D views of any strides.
     """
 
-    def __cinit__(self, str name, str kind, int isa, tuple window, tuple channels,
+    def __cinit__(self, str name, str kind, int isa, str layout, tuple window, tuple channels,
                   cnp.ndarray w, cnp.ndarray bias, tuple activation, cnp.ndarray dw=None,
                   cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
         cdef ck_weights w_view = _weights(w)
         cdef ck_weights dw_view
         cdef ck_status status
         in_channels, out_channels, groups, multiplier = channels
-        self.conv = _conv(isa, window, in_channels, out_channels, groups, multiplier,
-                          dw_activation, activation, w)
+        self.conv = _conv(isa, CK_NCHW if layout == "NCHW" else CK_NHWC, window, in_channels,
+                          out_channels, groups, multiplier, dw_activation, activation, w)
         self.name = name
         self.out_channels = in_channels * multiplier if kind == "depthwise" else out_channels
         memset(&dw_view, 0, sizeof(dw_view))
@@ -157,7 +159,7 @@ def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.nda
     cdef ck_image image = _image(sizes)
     in_channels, out_channels, groups, multiplier = channels
     cdef tuple identity = (0, float("-inf"), float("inf"))
-    cdef ck_conv conv = _conv(0, window, in_channels, out_channels, groups, multiplier,
+    cdef ck_conv conv = _conv(0, CK_NHWC, window, in_channels, out_channels, groups, multiplier,
                               identity, identity, w)
     cdef const void *x_data = cnp.PyArray_DATA(x)
     cdef const void *bias_data = _data(bias)

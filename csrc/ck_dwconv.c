@@ -26,6 +26,8 @@ static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
   return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
 
+bool ck_dw_by_columns(const struct ck_run *run) { return kernel_3x3(run) != NULL; }
+
 /* The input row y of an image, or null where that is padding. */
 static const void *input_row(const struct ck_run *run, int64_t image, int64_t y) {
   const ck_image *i = &run->image;
@@ -71,6 +73,15 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
 /* ------------------------------------------------------------------------------------ staged rows
  */
 
+int64_t ck_gcd(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
 /* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
 struct walk {
   int64_t dilation; /* 1 where there is only one tap */
@@ -79,12 +90,7 @@ struct walk {
 
 static struct walk walk_of(const ck_window *w) {
   struct walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
-  int64_t divisor = w->stride_w, rest = walk.dilation;
-  while (rest) { /* Euclid's algorithm */
-    const int64_t remainder = divisor % rest;
-    divisor = rest;
-    rest = remainder;
-  }
+  const int64_t divisor = ck_gcd(w->stride_w, walk.dilation);
   walk.phases = walk.dilation / divisor;
   walk.group_columns = w->stride_w / divisor * walk.dilation;
   return walk;
@@ -227,6 +233,8 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
 
 /* --------------------------------------------------------------------- a depthwise on its own */
 
+const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
+
 static struct ck_blocking blocking_of(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t pixel = run->image.channels * run->op->kernels->element;
@@ -243,18 +251,15 @@ ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
   return status;
 }
 
-/* What a depthwise has after its sums: a residual, and an activation that is no clamp. */
-static void finish_block(const struct ck_run *run, int64_t at, int64_t pixels) {
-  const struct ck_op *op = run->op;
-  const struct ck_kernels *k = op->kernels;
-  void *y = ck_at_mut(run->y, at * op->dw.channels, k->element);
+void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
+  const struct ck_kernels *k = run->op->kernels;
+  const ck_activation *activation = &run->op->conv.activation;
+  void *y = ck_at_mut(run->y, at, k->element);
   if (run->residual)
-    k->add_clamp(&(struct ck_add_args){y, ck_at(run->residual, at * op->dw.channels, k->element),
-                                       pixels * op->dw.channels, op->conv.activation.low,
-                                       op->conv.activation.high});
-  if (op->conv.activation.kind != CK_ACT_CLAMP)
-    k->activate(&(struct ck_act_args){y, pixels, op->dw.channels, op->dw.channels,
-                                      op->conv.activation.kind});
+    k->add_clamp(&(struct ck_add_args){y, ck_at(run->residual, at, k->element), n, activation->low,
+                                       activation->high});
+  if (activation->kind != CK_ACT_CLAMP)
+    k->activate(&(struct ck_act_args){y, 1, n, n, activation->kind});
 }
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
@@ -265,18 +270,17 @@ void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   void *scratch = offset + blocking.rows * blocking.cols;
   for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * channels;
 
-  const ck_activation identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
   struct ck_dw_target target = {
       .offset = offset,
       .out_step = op->kernels->lanes,
       .channel_end = channels,
-      .activation = run->residual ? &identity : &op->conv.activation,
+      .activation = run->residual ? &ck_identity : &op->conv.activation,
   };
   for (int64_t i = 0; i < ck_block_count(&blocking); ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const int64_t at = (block.image * run->out_h + block.y) * run->out_w + block.x;
     target.out = ck_at_mut(run->y, at * channels, op->kernels->element);
     ck_dw_block(run, &block, &target, scratch);
-    finish_block(run, at, block.pixels);
+    ck_dw_finish(run, at * channels, block.pixels * channels);
   }
 }

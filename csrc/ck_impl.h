@@ -44,12 +44,12 @@ struct ck_ahead {
   int64_t lines;
 };
 
-/* c[rows][columns] = clamp(bias + a x b + residual); where bias is null the sum continues from c.
- */
+/* c[rows][columns] = clamp(bias + a x b + residual); without a bias the sum continues from c. */
 struct ck_gemm_args {
   const void *a;        /* one tile of the panel */
   const void *b;        /* packed weights [terms][vectors * L] */
-  const void *bias;     /* vectors * L elements, or null */
+  const void *bias;     /* one per column, vectors * L of them, or null */
+  const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
   int64_t c_step; /* elements from one row of c to the next */
@@ -113,6 +113,38 @@ struct ck_fill_args {
   int64_t term, n; /* the first term, counted in the panel, and how many */
 };
 
+/* NCHW: one term of `rows` rows of neighbouring pixels into a planar panel: groups of vectors * L
+ * pixels, from pixel `narrow` on of L. Row r begins at pixel + r * row_pixels. */
+struct ck_planar_fill_args {
+  void *panel;
+  int64_t group_step, narrow;
+  int64_t term, pixel, row_pixels;
+  const void *src;           /* null: zeros */
+  int64_t src_step, src_row; /* elements from one pixel, from one row to the next */
+  int64_t pixels, rows;
+};
+
+/* NCHW: to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. */
+struct ck_planar_copy_args {
+  void *to;
+  const void *src;
+  int64_t to_row, src_row, step, n, rows;
+};
+
+/* NCHW: out[i] = clamp(bias + sum over the taps of plane[tap.plane + i] * weights[tap.weight]), i <
+ * n. The plane is readable for a vector past its end. */
+struct ck_tap {
+  int64_t plane, weight;
+};
+struct ck_dw_planar_args {
+  const void *plane;
+  const struct ck_tap *tap;
+  const void *weights, *bias;
+  int64_t taps, n;
+  void *out;
+  double low, high;
+};
+
 /* Apply an activation other than a clamp to rows that were just written. */
 struct ck_act_args {
   void *y;
@@ -158,6 +190,7 @@ const struct ck_kernels *ck_kernels_for(ck_isa isa, ck_dtype dtype);
 struct ck_gemm_weights {
   int64_t terms, columns;
   int64_t panel_columns;
+  ck_layout layout; /* NCHW: the left operand instead, tiles of channels [terms / L][MR][L] */
   void *data;
   void *bias; /* columns rounded up to a panel */
 };
@@ -168,8 +201,8 @@ struct ck_dw_weights {
   void *bias;
 };
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                       int64_t columns, const ck_weights *w, const void *bias,
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
+                       int64_t in_channels, int64_t columns, const ck_weights *w, const void *bias,
                        struct ck_gemm_weights *packed);
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
                      int64_t multiplier, const ck_weights *w, const void *bias,
@@ -235,8 +268,9 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index);
  * and the microkernel multiplies it with the packed weights. A new convolution is a new fill. */
 struct ck_panel {
   void *data;
-  const int64_t *offset; /* one entry per pixel of the block */
-  int64_t elements;      /* in use, from data on */
+  const int64_t *offset;      /* one entry per pixel of the block; not in NCHW */
+  int64_t elements;           /* in use, from data on */
+  int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,
@@ -250,13 +284,13 @@ struct ck_gemm {
   const struct ck_run *run; /* the image and the window that the blocks read */
   const void *residual;     /* null, or laid out as y */
   void *y;                  /* at this GEMM's first column */
-  int64_t y_step;           /* elements from one pixel to the next */
+  int64_t y_step; /* elements from one pixel to the next; NCHW: from one channel to the next */
   ck_activation activation;
 };
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
-int64_t ck_gemm_block_cols(const struct ck_gemm *g); /* of its widest block */
+struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g);
 
 /* The context of the fills of ck_pwconv.c and ck_conv2d.c: one group of channels. */
 struct ck_conv_fill {
@@ -264,6 +298,43 @@ struct ck_conv_fill {
   int64_t first_channel, channels; /* of the input */
 };
 ck_fill_fn ck_fill_pointwise;
+
+/* The context of the fills by a depthwise, and its scratch. */
+struct ck_dw_fill {
+  const struct ck_run *run;
+  void *scratch;
+};
+
+/* ck_nchw.c: the same on planes. */
+ck_fill_fn ck_fill_planar_pointwise, ck_fill_planar_im2col, ck_fill_planar_depthwise;
+ck_status ck_dw_planar_scratch(const struct ck_run *run, int64_t rows, int64_t cols, size_t *bytes);
+void ck_dwconv_planar_run(const struct ck_run *run, void *workspace);
+ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes);
+
+/* How n rows are dealt out to tiles: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 + 7, because a low
+ * tile cannot keep the FMA units busy. The first high_tiles tiles have low + 1 rows. */
+struct ck_deal {
+  int64_t tiles, low, high_tiles;
+};
+
+CK_INLINE struct ck_deal ck_deal_of(int64_t n, const struct ck_kernels *k) {
+  const int64_t tiles = (n + k->gemm_rows - 1) / k->gemm_rows;
+  return (struct ck_deal){tiles, n / tiles, n % tiles};
+}
+
+CK_INLINE int64_t ck_deal_rows(const struct ck_deal *d, int64_t tile) {
+  return d->low + (tile < d->high_tiles);
+}
+
+/* Columns [begin, end) of the output for which `column * stride + shift` lies inside the image. */
+struct ck_span {
+  int64_t begin, end;
+};
+
+struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, struct ck_span within);
+
+/* Euclid's algorithm. */
+int64_t ck_gcd(int64_t a, int64_t b);
 
 /* A depthwise of a block, into any place that an offset table can describe. */
 struct ck_dw_target {
@@ -275,6 +346,12 @@ struct ck_dw_target {
 };
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
                  const struct ck_dw_target *target, void *scratch);
+/* Whether taps are summed column by column (the 3x3 kernels) or row by row. */
+bool ck_dw_by_columns(const struct ck_run *run);
+/* What a depthwise has after its sums: a residual, and an activation that is no clamp; for n
+ * elements of y from `at` on. */
+void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n);
+extern const ck_activation ck_identity;
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes);
 
 /* ------------------------------------------------------------------------------------- helpers */

@@ -43,7 +43,8 @@ static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv) {
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   const ck_window *w = &conv->window;
   int64_t product;
-  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT) return CK_E_SHAPE;
+  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT || (unsigned)conv->layout > CK_NCHW)
+    return CK_E_SHAPE;
   if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
       w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < 1)
     return CK_E_SHAPE;
@@ -161,9 +162,9 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
     const int64_t column = g * columns;
     const ck_weights group = {ck_at(w->data, column * w->stride[3], op->kernels->element),
                               {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
-    status =
-        ck_pack_gemm(op->kernels, &conv->window, conv->in_channels / conv->groups, columns, &group,
-                     bias ? ck_at(bias, column, op->kernels->element) : NULL, &op->gemm[g]);
+    status = ck_pack_gemm(op->kernels, conv->layout, &conv->window,
+                          conv->in_channels / conv->groups, columns, &group,
+                          bias ? ck_at(bias, column, op->kernels->element) : NULL, &op->gemm[g]);
   }
   return finish(status, op, out);
 }
@@ -179,15 +180,17 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
                         dw_bias, &op->dw);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
-    status =
-        ck_pack_gemm(op->kernels, &one, op->dw.channels, conv->out_channels, pw, bias, op->gemm);
+    status = ck_pack_gemm(op->kernels, conv->layout, &one, op->dw.channels, conv->out_channels, pw,
+                          bias, op->gemm);
   return finish(status, op, out);
 }
 
 static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   switch (run->op->kind) {
     case CK_OP_CONV2D: return ck_conv2d_workspace(run, bytes);
-    case CK_OP_DEPTHWISE: return ck_dwconv_workspace(run, bytes);
+    case CK_OP_DEPTHWISE:
+      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
+                                             : ck_dwconv_workspace(run, bytes);
     default: return ck_sepconv_workspace(run, bytes);
   }
 }
@@ -213,7 +216,9 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
   const uint64_t saved = ck_fp_enter();
   switch (op->kind) {
     case CK_OP_CONV2D: ck_conv2d_run(&run, workspace); break;
-    case CK_OP_DEPTHWISE: ck_dwconv_run(&run, workspace); break;
+    case CK_OP_DEPTHWISE:
+      (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
+      break;
     case CK_OP_SEPARABLE: ck_sepconv_run(&run, workspace); break;
   }
   ck_fp_leave(saved);

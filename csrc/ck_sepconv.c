@@ -1,14 +1,9 @@
 /* Separable: the depthwise writes the panel, and its output exists nowhere else. */
 #include "ck_impl.h"
 
-struct sep_fill {
-  const struct ck_run *run;
-  void *scratch; /* of the depthwise */
-};
-
 static void fill_depthwise(const void *context, const struct ck_block *block, int64_t begin,
                            int64_t end, const struct ck_panel *panel) {
-  const struct sep_fill *f = context;
+  const struct ck_dw_fill *f = context;
   const struct ck_op *op = f->run->op;
   const struct ck_kernels *k = op->kernels;
   const struct ck_dw_target target = {
@@ -25,17 +20,18 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
                                       op->conv.dw_activation.kind});
 }
 
-static struct ck_gemm gemm_of(const struct ck_run *run, const struct sep_fill *fill) {
+static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill) {
   const struct ck_op *op = run->op;
+  const bool planar = op->conv.layout == CK_NCHW;
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = op->gemm,
-      .fill = fill_depthwise,
+      .fill = planar ? ck_fill_planar_depthwise : fill_depthwise,
       .context = fill,
       .run = run,
       .residual = run->residual,
       .y = run->y,
-      .y_step = op->conv.out_channels,
+      .y_step = planar ? run->out_h * run->out_w : op->conv.out_channels,
       .activation = op->conv.activation,
   };
   return g;
@@ -45,14 +41,18 @@ ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_gemm g = gemm_of(run, NULL);
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
-  if (status == CK_OK) status = ck_dw_scratch(run, ck_gemm_block_cols(&g), &scratch);
+  const struct ck_blocking b = ck_gemm_blocking(&g);
+  if (status == CK_OK && run->op->conv.layout == CK_NCHW)
+    status = ck_dw_planar_scratch(run, b.rows, b.cols, &scratch);
+  else if (status == CK_OK)
+    status = ck_dw_scratch(run, b.cols, &scratch);
   if (status != CK_OK) return status;
   *bytes = gemm + scratch;
   return CK_OK;
 }
 
 void ck_sepconv_run(const struct ck_run *run, void *workspace) {
-  struct sep_fill fill = {.run = run};
+  struct ck_dw_fill fill = {.run = run};
   const struct ck_gemm g = gemm_of(run, &fill);
   size_t gemm = 0;
   ck_gemm_workspace(&g, &gemm);

@@ -4,8 +4,8 @@
  * times from any number of threads, and destroyed. Nothing here aborts, prints or keeps global
  * state. The caller owns x, residual, y and the workspace; ck_op_workspace_size says how much.
  *
- * Images are NHWC and contiguous. Weights come with their strides, so that HWIO and OIHW are the
- * same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
+ * Images are contiguous, NHWC or NCHW. Weights come with their strides, so that HWIO and OIHW are
+ * the same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
  */
 #ifndef CONVKERN_H
 #define CONVKERN_H
@@ -39,6 +39,8 @@ typedef enum ck_isa {
 
 typedef enum ck_dtype { CK_F32 = 0, CK_F64 = 1, CK_DTYPE_COUNT } ck_dtype;
 
+typedef enum ck_layout { CK_NHWC = 0, CK_NCHW = 1 } ck_layout;
+
 typedef enum ck_act_kind {
   CK_ACT_CLAMP = 0, /* low <= y <= high; -inf and +inf are the identity */
   CK_ACT_HARDSWISH,
@@ -66,6 +68,7 @@ typedef struct ck_window {
 typedef struct ck_conv {
   ck_isa isa;
   ck_dtype dtype;
+  ck_layout layout; /* of the images */
   ck_window window;
   int64_t in_channels, out_channels;
   int64_t groups, multiplier;

@@ -70,6 +70,16 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(vf_load_n(p, n)), index));
 }
 
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, _MM_SHUFFLE(3, 1, 2, 0)));
+#else
+  return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), _MM_SHUFFLE(3, 1, 2, 0));
+#endif
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));

@@ -56,5 +56,15 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return VF_OP(permutexvar)(index, vf_load_n(p, n));
 }
 
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#else
+  const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+#endif
+  return VF_OP(permutex2var)(a, even, b);
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) { return VF_OP(scalef)(vf_set1(1), t); }

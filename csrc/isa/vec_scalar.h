@@ -38,6 +38,12 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return p[index];
 }
 
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+  (void)b;
+  return a;
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   real x = t + (CK_ROUND_MAGIC + CK_EXPONENT_BIAS);

@@ -75,6 +75,15 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
 #endif
 }
 
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  return _mm_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0));
+#else
+  return _mm_unpacklo_pd(a, b);
+#endif
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));

@@ -17,7 +17,14 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
   CK_UNROLL
   for (int j = 0; j < vectors; ++j) tail[j] = vf_first(g->columns - j * VF_LANES);
 
-  if (bias) {
+  if (g->row_bias) {
+    const real *row_bias = g->row_bias;
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_set1(row_bias[i]);
+    }
+  } else if (bias) {
     CK_UNROLL
     for (int i = 0; i < rows; ++i) {
       CK_UNROLL
@@ -107,7 +114,7 @@ static void gemm_narrow(const struct ck_gemm_args *g) {
   real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
   const size_t bytes = (size_t)g->columns * sizeof(real);
   for (int i = 0; i < g->rows; ++i) {
-    if (!g->bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
+    if (!g->bias && !g->row_bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
     if (g->residual) memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
   }
   struct ck_gemm_args tile = *g;
