@@ -5,6 +5,10 @@
  * into a ring of contiguous, padded rows, which stays in L1. Pixels lie C channels apart in the
  * image, and where C is a power of two a window's worth of them falls into a few cache sets; the
  * copy costs less than the conflicts, and leaves the kernel no borders and no tails.
+ *
+ * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
+ * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
+ * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
  */
 #include <math.h>
 
@@ -20,8 +24,8 @@ typedef void dw3x3_kernel(const struct ck_dw_args *);
 static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
-  if (run->multiplier != 1 || w->kernel_h != 3 || w->kernel_w != 3 || w->dilation_h != 1 ||
-      w->dilation_w != 1 || w->stride_h != w->stride_w)
+  if (run->group_in != 1 || run->group_out != 1 || w->kernel_h != 3 || w->kernel_w != 3 ||
+      w->dilation_h != 1 || w->dilation_w != 1 || w->stride_h != w->stride_w)
     return NULL;
   return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
@@ -101,21 +105,20 @@ struct ring {
   int64_t slots, columns;
 };
 
-/* A row holds the columns under `cols` outputs, and where a phase is shorter than the kernel's
- * group of outputs, those under the missing ones: kernels with strides above 3 do not read these.
- */
+/* A row holds the columns under `cols` outputs, or under a whole group of outputs of the last phase
+ * where that reaches further: kernels for strides up to 3 read the columns of outputs that are
+ * missing in a short phase. */
 static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
   const ck_window *w = &run->op->conv.window;
   const struct walk walk = walk_of(w);
   const int64_t group = run->op->kernels->dw_group;
   const bool literal = walk.group_columns <= 3 * walk.dilation;
-  const int64_t missing = literal ? ck_max(0, group - cols / walk.phases) : 0;
-  int64_t reach;
-  if (!ck_mul(cols - 1, w->stride_w, &ring->columns) ||
-      !ck_mul(w->kernel_w - 1, walk.dilation, &reach) ||
-      !ck_add(ring->columns, reach + 1, &ring->columns) ||
-      !ck_mul(missing, walk.group_columns, &reach) || !ck_add(ring->columns, reach, &ring->columns))
+  int64_t last, short_phase = 0, reach;
+  if (!ck_mul(cols - 1, w->stride_w, &last) || !ck_mul(w->kernel_w - 1, walk.dilation, &reach))
     return CK_E_OVERFLOW;
+  if (literal) /* then no factor is much larger than a padded row */
+    short_phase = (ck_min(walk.phases, cols) - 1) * w->stride_w + (group - 1) * walk.group_columns;
+  if (!ck_add(ck_max(last, short_phase), reach + 1, &ring->columns)) return CK_E_OVERFLOW;
   ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
   return CK_OK;
 }
@@ -128,11 +131,12 @@ ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *by
   int64_t rows, tables;
   const ck_status status = ring_of(run, block_cols, &ring);
   if (status != CK_OK) return status;
-  if (!ck_mul(ring.slots + 1, ring.columns, &rows) ||
+  const int64_t group_in = run->group_in;
+  if (!ck_mul(ring.slots, group_in, &ring.slots) || !ck_mul(ring.slots + 1, ring.columns, &rows) ||
       !ck_mul(rows, (int64_t)k->lanes * k->element, &rows) ||
-      !ck_add(ring.slots, run->op->conv.window.kernel_h, &tables) ||
-      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
-      !ck_add(rows, 4 * CK_ALIGN, &rows))
+      !ck_mul(run->op->conv.window.kernel_h, group_in, &tables) ||
+      !ck_add(ring.slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
+      !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
     return CK_E_OVERFLOW;
   *bytes = (size_t)rows;
   return CK_OK;
@@ -149,13 +153,14 @@ struct stage {
   int64_t channel, lanes;
 };
 
-/* Input row y of the block's image for these channels, staged now unless it is there already. */
-static const void *staged_row(struct stage *s, int64_t y) {
+/* Input row y of the block's image, channel c of each output's group, staged now unless it is there
+ * already. */
+static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
   const struct ck_run *run = s->run;
   const ck_image *image = &run->image;
   const char *source = input_row(run, s->block->image, y);
-  if (!source) return s->data + s->ring.slots * s->slot_bytes;
-  const int64_t slot = y % s->ring.slots;
+  if (!source) return s->data + s->ring.slots * run->group_in * s->slot_bytes;
+  const int64_t slot = y % s->ring.slots * run->group_in + c;
   char *to = s->data + slot * s->slot_bytes;
   if (s->holds[slot] == y) return to;
   s->holds[slot] = y;
@@ -172,7 +177,9 @@ static const void *staged_row(struct stage *s, int64_t y) {
       .after = s->ring.columns - before - (end - begin),
       .channel = s->channel,
       .lanes = s->lanes,
-      .multiplier = run->multiplier,
+      .group_in = run->group_in,
+      .group_out = run->group_out,
+      .member = c,
   });
   return to;
 }
@@ -186,14 +193,15 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
   struct stage s = {.run = run, .block = block};
   ring_of(run, block->cols, &s.ring);
   s.slot_bytes = s.ring.columns * k->lanes * k->element;
+  const int64_t slots = s.ring.slots * run->group_in;
   s.holds = ck_align(scratch);
-  const void **rows = ck_align(s.holds + s.ring.slots);
-  s.data = ck_align(rows + w->kernel_h);
-  memset(s.data + s.ring.slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
+  const void **rows = ck_align(s.holds + slots);
+  s.data = ck_align(rows + w->kernel_h * run->group_in);
+  memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
 
   struct ck_dw_row_args args = {
       .rows = rows,
-      .kernel_h = w->kernel_h,
+      .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
       .tap_step = walk.dilation * k->lanes,
@@ -203,7 +211,7 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
       .low = target->activation->low,
       .high = target->activation->high,
   };
-  const int64_t taps = w->kernel_h * w->kernel_w;
+  const int64_t taps = args.kernel_h * args.kernel_w;
   for (int64_t c = target->channel_begin; c < target->channel_end; c += k->lanes) {
     s.channel = c;
     s.lanes = args.lanes = ck_min(k->lanes, target->channel_end - c);
@@ -211,12 +219,12 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
     args.bias = ck_at(op->dw.bias, c, k->element);
     args.out = ck_at_mut(target->out, (c - target->channel_begin) / k->lanes * target->out_step,
                          k->element);
-    for (int64_t slot = 0; slot < s.ring.slots; ++slot) s.holds[slot] = -1;
+    for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
     for (int64_t r = 0; r < block->rows; ++r) {
       args.offset = target->offset + r * block->cols;
       const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-      for (int64_t ky = 0; ky < w->kernel_h; ++ky)
-        rows[ky] = staged_row(&s, first + ky * w->dilation_h);
+      for (int64_t i = 0; i < args.kernel_h; ++i)
+        rows[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
       k->dwconvKxK(&args);
     }
   }

@@ -100,7 +100,8 @@ struct ck_stage_args {
   int64_t src_step; /* elements from one input pixel to the next */
   int64_t before, pixels, after;
   int64_t channel, lanes; /* output channels [channel, channel + lanes) */
-  int64_t multiplier;
+  /* output channel o reads input channel o / group_out * group_in + member */
+  int64_t group_in, group_out, member;
 };
 
 /* Copy n consecutive terms of each of several pixels into the panel. */
@@ -197,29 +198,36 @@ struct ck_gemm_weights {
 
 struct ck_dw_weights {
   int64_t channels; /* of the output */
-  void *data;
+  void *data;       /* [channels / L][kernel_h][group_in][kernel_w][L] */
   void *bias;
 };
 
 ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
                        int64_t in_channels, int64_t columns, const ck_weights *w, const void *bias,
                        struct ck_gemm_weights *packed);
-ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                     int64_t multiplier, const ck_weights *w, const void *bias,
-                     struct ck_dw_weights *packed);
+/* Weights of groups: elements from one kernel row, kernel column, input channel of a group, group,
+ * output channel of a group to the next. */
+struct ck_group_weights {
+  const void *data;
+  int64_t ky, kx, in, group, out;
+};
+ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
+                     int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
+                     const void *bias, struct ck_dw_weights *packed);
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
 
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
+/* Grouped: a conv2d in NHWC whose groups are narrower than a vector. */
+enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
-  struct ck_dw_weights dw;      /* depthwise, separable */
+  struct ck_dw_weights dw;      /* depthwise, separable, grouped */
   struct ck_gemm_weights *gemm; /* conv2d: one per group; separable: one */
   int64_t gemms;
 };
@@ -229,7 +237,7 @@ struct ck_run {
   const struct ck_op *op;
   ck_image image;
   int64_t out_h, out_w;
-  int64_t multiplier; /* output channels per input channel, of a depthwise */
+  int64_t group_in, group_out; /* channels of a group; a depthwise has 1 and the multiplier */
   const void *x, *residual;
   void *y;
 };

@@ -238,7 +238,8 @@ static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
   const struct ck_op *op = d->run->op;
   const struct ck_kernels *k = op->kernels;
   const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w;
-  if (stage || o % d->run->multiplier == 0) stage_channel(d, o / d->run->multiplier);
+  const int64_t multiplier = d->run->group_out;
+  if (stage || o % multiplier == 0) stage_channel(d, o / multiplier);
   k->dwconv_planar(&(struct ck_dw_planar_args){
       .plane = d->staged,
       .tap = d->tap,

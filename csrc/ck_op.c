@@ -64,12 +64,15 @@ ck_status ck_check_run(struct ck_run *run) {
   const ck_conv *conv = &run->op->conv;
   const int element = conv->dtype == CK_F32 ? 4 : 8;
   if (i->batch < 0 || i->channels < 1) return CK_E_SHAPE;
-  if (run->op->kind == CK_OP_CONV2D) {
+  if (run->op->kind == CK_OP_CONV2D || run->op->kind == CK_OP_GROUPED) {
     if (i->channels != conv->in_channels) return CK_E_SHAPE;
+    run->group_in = conv->in_channels / conv->groups;
+    run->group_out = conv->out_channels / conv->groups;
   } else {
     const int64_t channels = conv->in_channels * conv->multiplier;
     if (channels % i->channels) return CK_E_SHAPE;
-    run->multiplier = channels / i->channels;
+    run->group_in = 1;
+    run->group_out = channels / i->channels;
   }
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
@@ -131,15 +134,67 @@ static ck_status finish(ck_status status, ck_op *op, ck_op **out) {
   return status;
 }
 
+/* Depthwise weights (kh, kw, C, m) as groups of one channel. */
+static struct ck_group_weights depthwise_weights(const ck_weights *w) {
+  return (struct ck_group_weights){.data = w->data,
+                                   .ky = w->stride[0],
+                                   .kx = w->stride[1],
+                                   .group = w->stride[2],
+                                   .out = w->stride[3]};
+}
+
+static ck_status pack_depthwise(ck_op *op, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
+  const struct ck_group_weights seen = depthwise_weights(w);
+  return ck_pack_dw(op->kernels, &conv->window, conv->in_channels, 1, conv->multiplier, &seen, bias,
+                    &op->dw);
+}
+
 ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_DEPTHWISE, conv, &op);
-  if (status == CK_OK)
-    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, w, bias,
-                        &op->dw);
+  if (status == CK_OK) status = pack_depthwise(op, w, bias);
   return finish(status, op, out);
+}
+
+/* Groups narrower than a vector share one, unless they read so many channels that a window of them
+ * no longer stays near. */
+static bool groups_share(const ck_op *op) {
+  const ck_conv *conv = &op->conv;
+  const int64_t lanes = op->kernels->lanes;
+  return conv->layout == CK_NHWC && conv->groups > 1 && conv->out_channels / conv->groups < lanes &&
+         conv->in_channels / conv->groups <= 2 * lanes;
+}
+
+static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
+  const int64_t group_out = conv->out_channels / conv->groups;
+  const struct ck_group_weights seen = {.data = w->data,
+                                        .ky = w->stride[0],
+                                        .kx = w->stride[1],
+                                        .in = w->stride[2],
+                                        .group = group_out * w->stride[3],
+                                        .out = w->stride[3]};
+  op->kind = CK_OP_GROUPED;
+  return ck_pack_dw(op->kernels, &conv->window, conv->groups, conv->in_channels / conv->groups,
+                    group_out, &seen, bias, &op->dw);
+}
+
+static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
+  const int element = op->kernels->element;
+  const int64_t channels = conv->in_channels / conv->groups;
+  const int64_t columns = conv->out_channels / conv->groups;
+  ck_status status = alloc_gemms(op, conv->groups);
+  for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
+    ck_weights group = *w;
+    group.data = ck_at(w->data, g * columns * w->stride[3], element);
+    status = ck_pack_gemm(op->kernels, conv->layout, &conv->window, channels, columns, &group,
+                          bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
+  }
+  return status;
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
@@ -149,22 +204,13 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
   ck_status status = op_new(CK_OP_CONV2D, conv, &op);
   if (status == CK_OK && conv->groups == conv->in_channels && conv->groups > 1) {
     /* One input channel a group is a depthwise: (kh, kw, 1, C * m) seen as (kh, kw, C, m). */
-    ck_op_destroy(op);
-    ck_conv dw = *conv;
-    dw.multiplier = conv->out_channels / conv->groups;
+    op->kind = CK_OP_DEPTHWISE;
+    op->conv.multiplier = conv->out_channels / conv->groups;
     const ck_weights seen = {
-        w->data, {w->stride[0], w->stride[1], dw.multiplier * w->stride[3], w->stride[3]}};
-    return ck_dwconv_create(&dw, &seen, bias, out);
-  }
-  if (status == CK_OK) status = alloc_gemms(op, conv->groups);
-  const int64_t columns = conv->groups > 0 ? conv->out_channels / conv->groups : 0;
-  for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
-    const int64_t column = g * columns;
-    const ck_weights group = {ck_at(w->data, column * w->stride[3], op->kernels->element),
-                              {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
-    status = ck_pack_gemm(op->kernels, conv->layout, &conv->window,
-                          conv->in_channels / conv->groups, columns, &group,
-                          bias ? ck_at(bias, column, op->kernels->element) : NULL, &op->gemm[g]);
+        w->data, {w->stride[0], w->stride[1], op->conv.multiplier * w->stride[3], w->stride[3]}};
+    status = pack_depthwise(op, &seen, bias);
+  } else if (status == CK_OK) {
+    status = (groups_share(op) ? pack_shared_groups : pack_groups)(op, w, bias);
   }
   return finish(status, op, out);
 }
@@ -175,9 +221,7 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   const ck_window one = {1, 1, 1, 1, 1, 1};
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
-  if (status == CK_OK)
-    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, dw,
-                        dw_bias, &op->dw);
+  if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
     status = ck_pack_gemm(op->kernels, conv->layout, &one, op->dw.channels, conv->out_channels, pw,
@@ -188,6 +232,7 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
 static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   switch (run->op->kind) {
     case CK_OP_CONV2D: return ck_conv2d_workspace(run, bytes);
+    case CK_OP_GROUPED: return ck_dwconv_workspace(run, bytes);
     case CK_OP_DEPTHWISE:
       return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
                                              : ck_dwconv_workspace(run, bytes);
@@ -216,6 +261,7 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
   const uint64_t saved = ck_fp_enter();
   switch (op->kind) {
     case CK_OP_CONV2D: ck_conv2d_run(&run, workspace); break;
+    case CK_OP_GROUPED: ck_dwconv_run(&run, workspace); break;
     case CK_OP_DEPTHWISE:
       (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
       break;

@@ -107,12 +107,12 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   return status;
 }
 
-ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                     int64_t multiplier, const ck_weights *w, const void *bias,
-                     struct ck_dw_weights *packed) {
+ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
+                     int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
+                     const void *bias, struct ck_dw_weights *packed) {
   int64_t channels, taps;
-  if (!ck_mul(in_channels, multiplier, &channels) || channels > INT64_MAX - k->lanes ||
-      !ck_mul(window->kernel_h, window->kernel_w, &taps))
+  if (!ck_mul(groups, group_out, &channels) || channels > INT64_MAX - k->lanes ||
+      !ck_mul(window->kernel_h, window->kernel_w, &taps) || !ck_mul(taps, group_in, &taps))
     return CK_E_OVERFLOW;
   const int64_t padded = ck_round_up(channels, k->lanes);
   packed->channels = channels;
@@ -122,13 +122,14 @@ ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_
 
   for (int64_t o = 0; o < channels; ++o) {
     char *to = ck_at_mut(packed->data, o / k->lanes * taps * k->lanes + o % k->lanes, k->element);
-    const int64_t at = o / multiplier * w->stride[2] + o % multiplier * w->stride[3];
+    const int64_t at = o / group_out * w->group + o % group_out * w->out;
     for (int64_t ky = 0; ky < window->kernel_h; ++ky)
-      for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
-        const int64_t tap = at + ky * w->stride[0] + kx * w->stride[1];
-        memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
-        to += k->lanes * k->element;
-      }
+      for (int64_t c = 0; c < group_in; ++c)
+        for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
+          const int64_t tap = at + ky * w->ky + c * w->in + kx * w->kx;
+          memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
+          to += k->lanes * k->element;
+        }
   }
   return CK_OK;
 }

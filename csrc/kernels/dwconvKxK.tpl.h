@@ -102,24 +102,32 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
     dw_row(d, 0, 0);
 }
 
-/* Copy L output channels of a row into a staged row: zeros, pixels, zeros. Output channel o reads
- * input channel o / multiplier: a permutation that is the same for every pixel. */
+/* Copy what L output channels read of a row into a staged row: zeros, pixels, zeros. Which input
+ * channel a lane reads is the same for every pixel: a permutation, unless the channels of L outputs
+ * span more than a vector. */
 static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
-  const int64_t m = s->multiplier, first = s->channel / m;
-  const int64_t inputs = (s->channel + s->lanes - 1) / m - first + 1;
+  const int64_t first = s->channel / s->group_out * s->group_in + s->member;
   real_bits lane[VF_LANES];
-  for (int64_t i = 0; i < VF_LANES; ++i)
-    lane[i] = (real_bits)((s->channel + ck_min(i, s->lanes - 1)) / m - first);
+  for (int64_t i = 0; i < VF_LANES; ++i) {
+    const int64_t o = s->channel + ck_min(i, s->lanes - 1);
+    lane[i] = (real_bits)(o / s->group_out * s->group_in + s->member - first);
+  }
+  const int64_t span = (int64_t)lane[VF_LANES - 1] + 1;
+  const vf_tail tail = vf_first(span);
   const vf_index index = vf_index_of(lane);
-  const vf_tail tail = vf_first(inputs);
-  const bool full = inputs == VF_LANES;
+  const bool plain = s->group_in == 1 && s->group_out == 1, full = span == VF_LANES;
   const real *from = (const real *)s->src + first;
   real *to = s->to;
 
   for (int64_t i = 0; i < s->before; ++i, to += VF_LANES) vf_store(to, vf_zero());
   for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step) {
     __builtin_prefetch(from + VF_LANES, 0, 2); /* the next channels' turn comes soon */
-    vf_store(to, m > 1 ? vf_load_repeat(from, tail, index) : vf_load_either(from, full, tail));
+    if (plain)
+      vf_store(to, vf_load_either(from, full, tail));
+    else if (span <= VF_LANES)
+      vf_store(to, vf_load_repeat(from, tail, index));
+    else
+      for (int64_t j = 0; j < VF_LANES; ++j) to[j] = from[lane[j]];
   }
   for (int64_t i = 0; i < s->after; ++i, to += VF_LANES) vf_store(to, vf_zero());
 }
