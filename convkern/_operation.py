@@ -208,11 +208,6 @@ class Operation:
         in_channels, out_channels, _, multiplier = self.channels
         return in_channels * multiplier if self.kind == "depthwise" else out_channels
 
-    @property
-    def arrays(self) -> tuple[np.ndarray | None, ...]:
-        """Weights (4-D) and biases (1-D)."""
-        return self.w, self.bias, self.dw, self.dw_bias
-
     def pack(self) -> _core.Op:
         """Weights packed for the ISA in use."""
         for w in (self.w, self.dw):

@@ -6,13 +6,12 @@ it was made. It pickles as its weights and options, and is packed anew where it 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from . import _core, cost, runtime
-from ._geometry import as_array, as_shape
+from ._geometry import as_array, as_shape, check_memory
 from ._operation import (
     Conv2dOperation,
     DepthwiseOperation,
@@ -28,7 +27,9 @@ def _own(layer: str, name: str, array: Any) -> np.ndarray | None:
     """A read-only copy: what the caller does to theirs later changes nothing here."""
     if array is None:
         return None
-    copy = np.array(as_array(layer, name, array))
+    seen = as_array(layer, name, array)
+    check_memory(f"{layer}: {name}", seen.shape, seen.itemsize)
+    copy = np.array(seen)
     copy.flags.writeable = False
     return copy
 
@@ -93,14 +94,10 @@ class _Layer:
 
     def cost(self, x_shape: tuple[int, ...]) -> cost.Cost:
         """Multiply-adds, parameters and bytes for an image of this shape; see `convkern.cost`."""
-        x_shape = as_shape(type(self).__name__, "x_shape", x_shape)
-        _, result = self._operation.shapes(x_shape)
-        arrays = [a for a in self._operation.arrays if a is not None]
-        weights = sum(a.size for a in arrays if a.ndim == 4)
-        params = sum(a.size for a in arrays)
-        pixels = result.batch * result.height * result.width
-        elements = math.prod(x_shape) + params + pixels * result.channels
-        return cost.Cost(pixels * weights, params, elements * self._operation.w.itemsize)
+        biases = (self._operation.bias, self._operation.dw_bias)
+        return cost.of_operation(
+            self._operation, x_shape, sum(b.size for b in biases if b is not None)
+        )
 
 
 def _rebuild(layer: type[Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -158,7 +155,8 @@ class DepthwiseConv2d(_Layer):
     Parameters
     ----------
     w, bias, stride, padding, dilation, activation, layout, weight_layout
-        As in `depthwise_conv2d`.
+        As in `depthwise_conv2d`. Weights (C * multiplier, 1, kh, kw) do not say what the multiplier
+        is: such a layer takes any image whose channels divide their first axis.
 
     Examples
     --------
