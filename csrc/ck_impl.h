@@ -387,17 +387,18 @@ CK_INLINE bool ck_add(int64_t a, int64_t b, int64_t *out) {
 }
 
 /* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero. The caller's control
- * word, its sticky flags included, comes back as it was. */
+ * word comes back as it was, and so do its sticky flags, which ARM keeps in a word of their own. */
 CK_INLINE uint64_t ck_fp_enter(void) {
 #if CK_X86
   uint32_t saved = _mm_getcsr();
   _mm_setcsr(0x1F80u /* all exceptions masked, round to nearest */ | 0x8040u /* FTZ, DAZ */);
   return saved;
 #elif CK_ARM64
-  uint64_t saved;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24 /* FZ */));
-  return saved;
+  uint64_t control, flags; /* 32 bits each */
+  __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+  __asm__ volatile("mrs %0, fpsr" : "=r"(flags));
+  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24 /* FZ; all else as on x86 */));
+  return flags << 32 | control;
 #else
   return 0;
 #endif
@@ -407,7 +408,8 @@ CK_INLINE void ck_fp_leave(uint64_t saved) {
 #if CK_X86
   _mm_setcsr((uint32_t)saved);
 #elif CK_ARM64
-  __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+  __asm__ volatile("msr fpcr, %0" : : "r"(saved & UINT32_MAX));
+  __asm__ volatile("msr fpsr, %0" : : "r"(saved >> 32));
 #else
   (void)saved;
 #endif

@@ -152,6 +152,7 @@ static ck_status pack_depthwise(ck_op *op, const ck_weights *w, const void *bias
 
 ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_DEPTHWISE, conv, &op);
@@ -199,6 +200,7 @@ static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_CONV2D, conv, &op);
@@ -217,6 +219,7 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
 
 ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
                             const ck_weights *pw, const void *bias, ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !dw || !dw->data || !pw || !pw->data || !out) return CK_E_NULL;
   const ck_window one = {1, 1, 1, 1, 1, 1};
   ck_op *op = NULL;

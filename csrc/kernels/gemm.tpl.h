@@ -90,8 +90,8 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
 /* The instances: 1 .. VF_GEMM_ROWS rows by 1 or 2 vectors, as ck_gemm14x2_f32_avx512. */
 #define GEMM_1_TO_4(X, v) X(1, v) X(2, v) X(3, v) X(4, v)
 #define GEMM_1_TO_6(X, v) GEMM_1_TO_4(X, v) X(5, v) X(6, v)
-#define GEMM_1_TO_14(X, v) \
-  GEMM_1_TO_6(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v) X(13, v) X(14, v)
+#define GEMM_1_TO_12(X, v) GEMM_1_TO_6(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v)
+#define GEMM_1_TO_14(X, v) GEMM_1_TO_12(X, v) X(13, v) X(14, v)
 #define GEMM_JOIN_(a, b) a##b
 #define GEMM_JOIN(a, b) GEMM_JOIN_(a, b)
 #define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
