@@ -202,9 +202,9 @@ struct ck_dw_weights {
   void *bias;
 };
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
-                       int64_t in_channels, int64_t columns, const ck_weights *w, const void *bias,
-                       struct ck_gemm_weights *packed);
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_first,
+                       const ck_window *window, int64_t in_channels, int64_t columns,
+                       const ck_weights *w, const void *bias, struct ck_gemm_weights *packed);
 /* Weights of groups: elements from one kernel row, kernel column, input channel of a group, group,
  * output channel of a group to the next. */
 struct ck_group_weights {
@@ -230,6 +230,7 @@ struct ck_op {
   struct ck_dw_weights dw;      /* depthwise, separable, grouped */
   struct ck_gemm_weights *gemm; /* conv2d: one per group; separable: one */
   int64_t gemms;
+  bool rows_first; /* conv2d in NCHW: terms run over (ky, channel, kx), as those of grouped do */
 };
 
 /* One call: the operation, the image and the arrays. */

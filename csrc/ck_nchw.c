@@ -47,14 +47,14 @@ void ck_fill_planar_pointwise(const void *context, const struct ck_block *block,
   }
 }
 
-/* One tap of the terms [begin, end): the outputs whose input lies in the image are a rectangle of
- * the block, and around it there is padding. Terms count from `first` in the panel. */
+/* One tap of `count` channels, which become the terms from `term` on: the outputs whose input lies
+ * in the image are a rectangle of the block, and around it there is padding. */
 static void put_tap(const struct ck_conv_fill *f, const struct ck_block *block,
-                    const struct ck_panel *panel, int64_t first, int64_t begin, int64_t end) {
+                    const struct ck_panel *panel, int64_t tap, int64_t channel, int64_t term,
+                    int64_t count) {
   const struct ck_run *run = f->run;
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
-  const int64_t tap = begin / f->channels;
   const int64_t down = tap / w->kernel_w * w->dilation_h - run->image.pad_top;
   const int64_t right = tap % w->kernel_w * w->dilation_w - run->image.pad_left;
   const struct ck_span rows = {block->y, block->y + block->rows};
@@ -73,12 +73,12 @@ static void put_tap(const struct ck_conv_fill *f, const struct ck_block *block,
       .src_row = w->stride_h * run->image.width,
       .pixels = x.end - x.begin,
       .rows = none ? 0 : r.end - r.begin};
-  for (int64_t term = begin; term < end; ++term) {
-    zeros.term = inside.term = term - first;
+  for (int64_t i = 0; i < count; ++i) {
+    zeros.term = inside.term = term + i;
     if (padded) put(k, panel, zeros);
     if (none) continue;
-    const int64_t channel = f->first_channel + term % f->channels;
-    const void *row = plane_row(run, block->image, channel, r.begin * w->stride_h + down);
+    const int64_t c = f->first_channel + channel + i;
+    const void *row = plane_row(run, block->image, c, r.begin * w->stride_h + down);
     inside.src = ck_at(row, x.begin * w->stride_w + right, k->element);
     put(k, panel, inside);
   }
@@ -86,10 +86,18 @@ static void put_tap(const struct ck_conv_fill *f, const struct ck_block *block,
 
 void ck_fill_planar_im2col(const void *context, const struct ck_block *block, int64_t begin,
                            int64_t end, const struct ck_panel *panel) {
-  const int64_t channels = ((const struct ck_conv_fill *)context)->channels;
-  for (int64_t term = begin, stop; term < end; term = stop) {
-    stop = ck_min(end, (term / channels + 1) * channels);
-    put_tap(context, block, panel, begin, term, stop);
+  const struct ck_conv_fill *f = context;
+  const int64_t width = f->run->op->conv.window.kernel_w, channels = f->channels;
+  for (int64_t term = begin, count; term < end; term += count) {
+    if (f->run->op->rows_first) { /* (ky, channel, kx) */
+      const int64_t row = term / width, ky = row / channels;
+      count = 1;
+      put_tap(f, block, panel, ky * width + term % width, row % channels, term - begin, 1);
+    } else { /* (ky, kx, channel) */
+      const int64_t channel = term % channels;
+      count = ck_min(end - term, channels - channel);
+      put_tap(f, block, panel, term / channels, channel, term - begin, count);
+    }
   }
 }
 

@@ -160,12 +160,13 @@ ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void 
   return finish(status, op, out);
 }
 
-/* Groups narrower than a vector share one, unless they read so many channels that a window of them
- * no longer stays near. */
+/* Groups narrower than a vector share one in NHWC, unless they read so many channels that a window
+ * of them no longer stays near. Their sums run over (ky, channel, kx), in NCHW too, for the same
+ * bits. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
-  return conv->layout == CK_NHWC && conv->groups > 1 && conv->out_channels / conv->groups < lanes &&
+  return conv->groups > 1 && conv->out_channels / conv->groups < lanes &&
          conv->in_channels / conv->groups <= 2 * lanes;
 }
 
@@ -192,8 +193,9 @@ static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
     ck_weights group = *w;
     group.data = ck_at(w->data, g * columns * w->stride[3], element);
-    status = ck_pack_gemm(op->kernels, conv->layout, &conv->window, channels, columns, &group,
-                          bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
+    status =
+        ck_pack_gemm(op->kernels, conv->layout, op->rows_first, &conv->window, channels, columns,
+                     &group, bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
   return status;
 }
@@ -212,7 +214,9 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
         w->data, {w->stride[0], w->stride[1], op->conv.multiplier * w->stride[3], w->stride[3]}};
     status = pack_depthwise(op, &seen, bias);
   } else if (status == CK_OK) {
-    status = (groups_share(op) ? pack_shared_groups : pack_groups)(op, w, bias);
+    op->rows_first = groups_share(op);
+    const bool share = op->rows_first && conv->layout == CK_NHWC;
+    status = (share ? pack_shared_groups : pack_groups)(op, w, bias);
   }
   return finish(status, op, out);
 }
@@ -227,8 +231,8 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
-    status = ck_pack_gemm(op->kernels, conv->layout, &one, op->dw.channels, conv->out_channels, pw,
-                          bias, op->gemm);
+    status = ck_pack_gemm(op->kernels, conv->layout, op->rows_first, &one, op->dw.channels,
+                          conv->out_channels, pw, bias, op->gemm);
   return finish(status, op, out);
 }
 
