@@ -152,11 +152,12 @@ class Window:
             self._outputs(1, padded[1], width + left),
         )
         if 0 in out:
-            hang = ", by a whole stride in ceil_mode" if self.ceil_mode else ""
+            hang = " by a whole stride" if self.ceil_mode else ""
             raise ValueError(
                 f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation "
                 f"{self.dilation} reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
-                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded image{hang}"
+                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded "
+                f"image{hang}"
             )
         return out
 

@@ -396,9 +396,11 @@ static ck_status plan(const ck_pool *pool, const ck_image *i, struct pool_run *r
   int64_t out_h, out_w;
   const ck_status status = ck_pool_output_size(pool, i, &out_h, &out_w);
   if (status != CK_OK) return status;
-  if (i->batch < 0 || i->channels < 1 || (unsigned)pool->kind > CK_POOL_AVERAGE) return CK_E_SHAPE;
+  if (i->batch < 0 || i->channels < 1 || (unsigned)pool->dtype >= CK_DTYPE_COUNT ||
+      (unsigned)pool->kind > CK_POOL_AVERAGE)
+    return CK_E_SHAPE;
+  if (!ck_isa_available(pool->isa)) return CK_E_ISA;
   const struct ck_kernels *k = ck_kernels_for(pool->isa, pool->dtype);
-  if (!k || !ck_isa_available(pool->isa)) return CK_E_ISA;
   enum { BUFFER = 32 }; /* a buffer has at most so many times the elements of a row */
   const int64_t images = ck_max(1, i->batch);
   if (!ck_array_fits(images, i->height, i->width, i->channels, BUFFER * k->element) ||
