@@ -72,6 +72,18 @@ cdef extern from "convkern.h" nogil:
     ctypedef struct ck_op:
         pass
 
+    ctypedef enum ck_pool_kind:
+        CK_POOL_MAX
+        CK_POOL_AVERAGE
+
+    ctypedef struct ck_pool:
+        ck_isa isa
+        ck_dtype dtype
+        ck_pool_kind kind
+        ck_window window
+        int ceil_mode
+        int count_include_pad
+
     ck_status ck_conv2d_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
     ck_status ck_dwconv_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
     ck_status ck_sepconv_create(const ck_conv *, const ck_weights *, const void *,
@@ -80,6 +92,8 @@ cdef extern from "convkern.h" nogil:
     ck_status ck_op_workspace_size(const ck_op *, const ck_image *, size_t *)
     ck_status ck_op_run(const ck_op *, const ck_image *, const void *, const void *, void *,
                         void *, size_t)
+    ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, size_t *)
+    ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, void *, size_t)
     ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,
                               const void *, const void *, void *)
     ck_status ck_naive_pointwise(const ck_conv *, const ck_image *, const ck_weights *,

@@ -27,6 +27,17 @@ class Op:
         self, sizes: tuple[int, ...], x: _Array, residual: _Array | None, y: _Array
     ) -> None: ...
 
+def pool(
+    name: str,
+    kind: str,
+    isa: int,
+    window: tuple[int, ...],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    sizes: tuple[int, ...],
+    x: _Array,
+    y: _Array,
+) -> None: ...
 def naive(
     name: str,
     kind: str,

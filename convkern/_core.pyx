@@ -40,6 +40,12 @@ cdef ck_activation _activation(tuple spec):
     return a
 
 
+cdef ck_window _window(tuple sizes) except *:
+    cdef ck_window w
+    (w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w) = sizes
+    return w
+
+
 cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
                    int64_t out_channels, int64_t groups, int64_t multiplier,
                    tuple dw_activation, tuple activation, cnp.ndarray w) except *:
@@ -47,8 +53,7 @@ cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
     c.isa = <ck_isa>isa
     c.layout = layout
     c.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(w) == 8 else CK_F32
-    (c.window.kernel_h, c.window.kernel_w, c.window.stride_h, c.window.stride_w,
-     c.window.dilation_h, c.window.dilation_w) = window
+    c.window = _window(window)
     c.in_channels = in_channels
     c.out_channels = out_channels
     c.groups = groups
@@ -150,6 +155,35 @@ cdef class Op:
                                    needed)
                 free(workspace)
         _raise(status, self.name)
+
+
+def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
+         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None):
+    """y = x pooled; kind is "max" or "average", sizes are those of Op.run."""
+    cdef ck_image image = _image(sizes)
+    cdef ck_pool p
+    cdef size_t needed = 0
+    cdef void *workspace
+    cdef ck_status status
+    p.isa = <ck_isa>isa
+    p.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32
+    p.kind = CK_POOL_MAX if kind == "max" else CK_POOL_AVERAGE
+    p.ceil_mode = ceil_mode
+    p.count_include_pad = count_include_pad
+    p.window = _window(window)
+    _check(x, p.dtype, name)
+    _check(y, p.dtype, name)
+    _raise(ck_pool_workspace_size(&p, &image, &needed), name)
+    cdef const void *x_data = cnp.PyArray_DATA(x)
+    cdef void *y_data = cnp.PyArray_DATA(y)
+    with nogil:
+        workspace = malloc(needed)
+        if workspace == NULL:
+            status = CK_E_NOMEM
+        else:
+            status = ck_pool_run(&p, &image, x_data, y_data, workspace, needed)
+            free(workspace)
+    _raise(status, name)
 
 
 def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.ndarray x not None,

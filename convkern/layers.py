@@ -19,8 +19,17 @@ from ._operation import (
     PointwiseOperation,
     SeparableOperation,
 )
+from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling, Pooling
 
-__all__ = ["Conv2d", "DepthwiseConv2d", "PointwiseConv2d", "SeparableConv2d"]
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "DepthwiseConv2d",
+    "GlobalAvgPool2d",
+    "MaxPool2d",
+    "PointwiseConv2d",
+    "SeparableConv2d",
+]
 
 
 def _own(layer: str, name: str, array: Any) -> np.ndarray | None:
@@ -34,15 +43,15 @@ def _own(layer: str, name: str, array: Any) -> np.ndarray | None:
     return copy
 
 
-class _Layer:
-    """What every layer does; subclasses say which operation they are."""
+class _Immutable:
+    """What every layer is; subclasses say which operation they do."""
 
     __slots__ = ("_arrays", "_operation", "_options", "_packed", "isa")
 
     _arrays: tuple[Any, ...]
-    _operation: Operation
+    _operation: Any
     _options: dict[str, Any]
-    _packed: _core.Op
+    _packed: Any
     isa: str
 
     def _make(self, operation: Any, arrays: dict[str, Any], options: dict[str, Any]) -> None:
@@ -66,6 +75,15 @@ class _Layer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._arrays, self._options)
+
+
+class _Layer(_Immutable):
+    """A convolution."""
+
+    __slots__ = ()
+
+    _operation: Operation
+    _packed: _core.Op
 
     def __repr__(self) -> str:
         o = self._operation
@@ -273,3 +291,131 @@ class SeparableConv2d(_Layer):
         }
         arrays = {"dw": dw, "pw": pw, "dw_bias": dw_bias, "bias": bias}
         self._make(SeparableOperation, arrays, options)
+
+
+class _Pool(_Immutable):
+    """A pooling: it has no weights, and takes images of either dtype."""
+
+    __slots__ = ()
+
+    _operation: Pooling
+    _packed: int
+
+    def __repr__(self) -> str:
+        o = self._operation
+        size = "whole image" if o.window is None else "{}x{}".format(*o.window.kernel)
+        stride = "" if o.window is None else ", stride {}x{}".format(*o.window.stride)
+        return f"{type(self).__name__}({size}{stride}, {o.layout}, {self.isa})"
+
+    def __call__(
+        self, x: Any, out: np.ndarray | None = None, threads: int | None = None
+    ) -> np.ndarray:
+        """The operation on x; see the function of the same name for every argument."""
+        return self._operation.run(x, out, threads, self._packed)
+
+    def out_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result for an image of this shape, or ValueError."""
+        return self._operation.out_shape(as_shape(type(self).__name__, "x_shape", x_shape))
+
+    def cost(self, x_shape: tuple[int, ...], dtype: str = "float32") -> cost.Cost:
+        """No multiply-adds, no parameters, and bytes for an image of this shape and dtype."""
+        return cost.of_pooling(self._operation, x_shape, dtype)
+
+
+class MaxPool2d(_Pool):
+    """`max_pool2d` as a callable.
+
+    Parameters
+    ----------
+    kernel, stride, padding, dilation, ceil_mode, layout
+        As in `max_pool2d`.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.MaxPool2d(3, stride=2, padding=1).out_shape((1, 112, 112, 64))
+    (1, 56, 56, 64)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        layout: str = "NHWC",
+    ) -> None:
+        options = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "ceil_mode": ceil_mode,
+            "layout": layout,
+        }
+        self._make(MaxPooling, {}, options)
+
+
+class AvgPool2d(_Pool):
+    """`avg_pool2d` as a callable.
+
+    Parameters
+    ----------
+    kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
+        As in `avg_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> ck.AvgPool2d(2)(np.arange(4, dtype=np.float64).reshape(2, 2, 1)).item()
+    1.5
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = False,
+        layout: str = "NHWC",
+    ) -> None:
+        options = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "ceil_mode": ceil_mode,
+            "count_include_pad": count_include_pad,
+            "layout": layout,
+        }
+        self._make(AvgPooling, {}, options)
+
+
+class GlobalAvgPool2d(_Pool):
+    """`global_avg_pool2d` as a callable.
+
+    Parameters
+    ----------
+    keepdims, layout
+        As in `global_avg_pool2d`.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.GlobalAvgPool2d(layout="NCHW").out_shape((1, 1280, 7, 7))
+    (1, 1280, 1, 1)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, keepdims: bool = True, layout: str = "NHWC") -> None:
+        self._make(GlobalAvgPooling, {}, {"keepdims": keepdims, "layout": layout})

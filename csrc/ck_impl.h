@@ -161,6 +161,22 @@ struct ck_add_args {
   double low, high;
 };
 
+/* out[p * out_step + i] = in[p * in_step + i], joined with the taps that lie tap_step, 2 tap_step
+ * .. further on, for i < n and p < pixels. To join is to add or to take the larger. */
+struct ck_pool_args {
+  const void *in;
+  void *out; /* may be in, of one pixel: elements are read before their places are written */
+  int64_t taps, tap_step; /* of 0 taps come zeros, or -inf */
+  int64_t pixels, in_step, out_step;
+  int64_t n;
+  int64_t ahead;        /* how far ahead of their use the last two taps are brought near; or 0 */
+  bool every_other;     /* in[2 * i] for in[i]; `in` is readable for 2 L elements past its end */
+  bool more;            /* join to what is in out */
+  bool mean;            /* divide by divisor * divisors[i] */
+  double divisor;       /* which may be 0 */
+  const void *divisors; /* null: ones */
+};
+
 /* A register-only FMA loop; flops is the answer. */
 struct ck_probe_args {
   int64_t iterations;
@@ -242,6 +258,14 @@ struct ck_run {
   const void *x, *residual;
   void *y;
 };
+
+/* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last
+ * window starts before the end of the image and hangs over that of the padding. */
+ck_status ck_output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
+                           int64_t stride, int64_t dilation, bool ceil_mode, int64_t *out);
+
+/* The bytes of a 4-D array fit in a pointer difference. */
+bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element);
 
 /* Checks that every entry point makes: sizes at least 1, groups that divide, products in 64 bits.
  * ck_check_run also finds the output's size. */
@@ -387,23 +411,28 @@ CK_INLINE bool ck_add(int64_t a, int64_t b, int64_t *out) {
   return !__builtin_add_overflow(a, b, out);
 }
 
-/* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero. The caller's control
- * word comes back as it was, and so do its sticky flags, which ARM keeps in a word of their own. */
-CK_INLINE uint64_t ck_fp_enter(void) {
+/* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero; only those that compute
+ * nothing leave them alone. The caller's control word comes back as it was, and so do its sticky
+ * flags, which ARM keeps in a word of their own. */
+CK_INLINE uint64_t ck_fp_set(bool flush) {
 #if CK_X86
   uint32_t saved = _mm_getcsr();
-  _mm_setcsr(0x1F80u /* all exceptions masked, round to nearest */ | 0x8040u /* FTZ, DAZ */);
+  _mm_setcsr(0x1F80u /* all exceptions masked, round to nearest */ |
+             (flush ? 0x8040u /* FTZ, DAZ */ : 0));
   return saved;
 #elif CK_ARM64
   uint64_t control, flags; /* 32 bits each */
   __asm__ volatile("mrs %0, fpcr" : "=r"(control));
   __asm__ volatile("mrs %0, fpsr" : "=r"(flags));
-  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24 /* FZ; all else as on x86 */));
+  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)flush << 24 /* FZ; all else as on x86 */));
   return flags << 32 | control;
 #else
+  (void)flush;
   return 0;
 #endif
 }
+
+CK_INLINE uint64_t ck_fp_enter(void) { return ck_fp_set(true); }
 
 CK_INLINE void ck_fp_leave(uint64_t saved) {
 #if CK_X86

@@ -5,32 +5,34 @@
 #include "ck_impl.h"
 
 /* padded >= reach, out = (padded - reach) / stride + 1 */
-static ck_status output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
-                               int64_t stride, int64_t dilation, int64_t *out) {
+ck_status ck_output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
+                           int64_t stride, int64_t dilation, bool ceil_mode, int64_t *out) {
   int64_t padded, reach;
   if (in < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0)
     return CK_E_SHAPE;
   if (!ck_add(in, pad_before, &padded) || !ck_add(padded, pad_after, &padded) ||
       !ck_mul(kernel - 1, dilation, &reach) || !ck_add(reach, 1, &reach))
     return CK_E_OVERFLOW;
-  if (reach > padded) return CK_E_SHAPE;
-  *out = (padded - reach) / stride + 1;
-  return CK_OK;
+  const int64_t spare = padded - reach;
+  *out = spare < 0 ? 0 : spare / stride + 1;
+  if (ceil_mode && spare > -stride && spare % stride &&
+      *out <= (in + pad_before - 1) / stride) /* its start, out * stride, is before the end */
+    *out += 1;
+  return *out > 0 ? CK_OK : CK_E_SHAPE;
 }
 
 ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
                          int64_t *out_w) {
   if (!window || !image || !out_h || !out_w) return CK_E_NULL;
   const ck_status status =
-      output_length(image->height, image->pad_top, image->pad_bottom, window->kernel_h,
-                    window->stride_h, window->dilation_h, out_h);
+      ck_output_length(image->height, image->pad_top, image->pad_bottom, window->kernel_h,
+                       window->stride_h, window->dilation_h, false, out_h);
   if (status != CK_OK) return status;
-  return output_length(image->width, image->pad_left, image->pad_right, window->kernel_w,
-                       window->stride_w, window->dilation_w, out_w);
+  return ck_output_length(image->width, image->pad_left, image->pad_right, window->kernel_w,
+                          window->stride_w, window->dilation_w, false, out_w);
 }
 
-/* The bytes of a 4-D array fit in a pointer difference. */
-static bool array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) {
+bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) {
   int64_t bytes;
   return ck_mul(a, b, &bytes) && ck_mul(bytes, c, &bytes) && ck_mul(bytes, d, &bytes) &&
          ck_mul(bytes, element, &bytes) && bytes <= PTRDIFF_MAX;
@@ -76,8 +78,8 @@ ck_status ck_check_run(struct ck_run *run) {
   }
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
-  if (!array_fits(i->batch, i->height, i->width, i->channels, element) ||
-      !array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
+  if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
+      !ck_array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
     return CK_E_OVERFLOW;
   if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
   return CK_OK;

@@ -110,6 +110,27 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
 ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
                          int64_t *out_w);
 
+/* Pooling has no weights, hence nothing to create. It treats each channel by itself, so an NCHW
+ * image is pooled as batch * channels images of one channel. */
+typedef enum ck_pool_kind { CK_POOL_MAX = 0, CK_POOL_AVERAGE } ck_pool_kind;
+
+typedef struct ck_pool {
+  ck_isa isa;
+  ck_dtype dtype;
+  ck_pool_kind kind;
+  ck_window window;
+  int ceil_mode;         /* keep a last window that starts before the end and hangs over it */
+  int count_include_pad; /* an average's divisor counts the taps on padding */
+} ck_pool;
+
+ck_status ck_pool_output_size(const ck_pool *pool, const ck_image *image, int64_t *out_h,
+                              int64_t *out_w);
+ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, size_t *bytes);
+
+/* y does not overlap x. The workspace need not be aligned. */
+ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
+                      void *workspace, size_t workspace_bytes);
+
 /* The textbook loops: the baseline the theory is measured on (float32 and float64, no activation,
  * no residual). Same arguments as above, and no packing. */
 ck_status ck_naive_conv2d(const ck_conv *conv, const ck_image *image, const ck_weights *w,

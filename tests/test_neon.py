@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pooling
 import pytest
 import reference
 import vectors
@@ -254,6 +255,47 @@ def test_same_bits_for_any_batch(program, name, layout, data):
     assert_same_bits(whole, np.concatenate(single))
 
 
+def check_pooling(program, calls):
+    """The same of calls of pooling functions."""
+    calls = list(calls)
+    calls += [pooling.nchw(made) for made in calls]
+    for made, y in zip(calls, program.run(calls), strict=True):
+        pooling.check(made, y.reshape(made.want().shape))
+
+
+@pytest.mark.parametrize("op", pooling.WINDOWED)
+def test_pooling(program, op, data):
+    check_pooling(
+        program,
+        (
+            pooling.pool(op, (2, 5, width, channels), kernel=kernel, stride=stride, data=data)
+            for (width, channels), kernel, stride in product(
+                ((7, 1), (8, 3), (9, 4), (4, 5), (5, 16), (21, 1), (33, 19)), (1, 2, 3), (1, 2, 3)
+            )
+        ),
+    )
+    check_pooling(program, (pooling.example(name, data=data) for name in pooling.EXAMPLES))
+
+
+def test_global_pooling(program, data):
+    shapes = product((1, 2, 5), (1, 3, 4, 7, 16, 49), (1, 2, 3, 4, 5, 17))
+    check_pooling(program, (pooling.pool("global_avg_pool2d", x, data=data) for x in shapes))
+
+
+@pytest.mark.parametrize("special", [*SPECIALS, -0.0, 1e-40], ids=str)
+def test_special_pixels_of_pooling(program, special):
+    calls = []
+    for name in pooling.EXAMPLES:
+        made = pooling.example(name, data="integers")
+        for spot in (0, 7, -1):
+            x = made.x.copy()
+            x.reshape(-1)[spot] = special
+            calls.append(made.on(x))
+        if made.op == "max_pool2d":
+            calls.append(made.on(np.full_like(made.x, special)))
+    check_pooling(program, calls)
+
+
 @settings(SETTINGS, max_examples=60)
 @given(st.lists(calls(), min_size=1, max_size=20))
 def test_any_calls(program, calls):
@@ -280,8 +322,28 @@ def test_sizes_that_do_not_fit(program, changes, status):
     assert [status for status, _ in program.answers([changed])] == [status]
 
 
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"window": (3, 3, 0, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"window": (0, 3, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"window": (9, 9, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"image": (2, 6, 7, 0, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"image": (-1, 6, 7, 5, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"image": (2, 6, 7, 5, 2**62, 2**62, 1, 1)}, vectors.E_OVERFLOW),
+        ({"image": (2**30, 2**20, 2**20, 5, 1, 1, 1, 1)}, vectors.E_OVERFLOW),
+        ({"window": (2**62, 1, 1, 1, 2, 1)}, vectors.E_OVERFLOW),
+        ({"dtype": 2}, vectors.E_SHAPE),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_a_pooling(program, changes, status):
+    changed = vectors.encode(pooling.example("avg_3x3"), **changes)
+    assert [status for status, _ in program.answers([changed])] == [status]
+
+
 def test_no_such_isa(program):
     available = program.command("isas").stdout.split()
     other = next(isa for isa in ("neon", "avx2") if isa not in available)
-    calls = [vectors.encode(example("conv2d_3x3"))]
-    assert [s for s, _ in program.for_isa(other).answers(calls)] == [vectors.E_ISA]
+    calls = [vectors.encode(example("conv2d_3x3")), vectors.encode(pooling.example("avg_3x3"))]
+    assert [s for s, _ in program.for_isa(other).answers(calls)] == [vectors.E_ISA] * 2

@@ -27,6 +27,7 @@ HEADER = np.dtype(
         ("window", "i8", 6),
         ("channels", "i8", 4),
         ("image", "i8", 8),
+        ("pool", "i8", 2),
         ("dw_activation", "i8"),
         ("activation", "i8"),
         ("dw_clamp", "f8", 2),
@@ -38,6 +39,7 @@ HEADER = np.dtype(
 )
 LAYOUTS = ("NHWC", "NCHW")
 KINDS = {"conv2d": 0, "pointwise_conv2d": 0, "depthwise_conv2d": 1, "separable_conv2d": 2}
+POOLING_KINDS = {"max_pool2d": 3, "avg_pool2d": 4, "global_avg_pool2d": 4}
 ACTIVATION_KINDS = ("clamp", "hardswish", "hardsigmoid", "sigmoid", "silu")
 CLAMPS = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 
@@ -111,24 +113,28 @@ class Program:
 
 def encode(made, **changes):
     """Write a call down: a header, with any changes, and its arrays."""
+    header = np.zeros((), HEADER)
+    header["dtype"] = made.x.dtype == np.float64
+    write = _write_pooling if made.op in POOLING_KINDS else _write_convolution
+    arrays = write(header, made)
+    header["count"][: len(arrays)] = [0 if a is None else a.size for a in arrays]
+    for field, value in changes.items():
+        header[field] = value
+    return header.tobytes() + b"".join(_memory(a) for a in arrays if a is not None)
+
+
+def _write_convolution(header, made):
+    """Write into a header; give the arrays."""
     options, x = made.options, made.x
     layout = options.get("layout", "NHWC")
     sizes = _sizes(x, layout)
     *dw, w = (_hwio(made, i) for i in range(len(made.weights)))
     *dw_bias, bias = made.biases
-    window = (dw[0] if dw else w).shape[:2]
-    stride, dilation = (_pair(options.get(name, 1)) for name in ("stride", "dilation"))
-    padding = options.get("padding", 0)
-    pads = reference.resolve_padding(padding, sizes[1:3], window, stride, dilation)
-    arrays = [x, options.get("residual"), w, bias, *(dw or [None]), *(dw_bias or [None])]
-
-    header = np.zeros((), HEADER)
+    kernel = (dw[0] if dw else w).shape[:2]
     header["kind"] = KINDS[made.op]
-    header["dtype"] = x.dtype == np.float64
     header["layout"] = LAYOUTS.index(layout)
-    header["window"] = (*window, *stride, *dilation)
     header["channels"] = _channels(made, sizes[3], w, dw)
-    header["image"] = (*sizes, *pads[0], *pads[1])
+    _write_window(header, options, sizes, kernel)
     for prefix in ("", "dw_"):
         activation = options.get(f"{prefix}activation")
         kind = activation if activation in ACTIVATION_KINDS else "clamp"
@@ -137,10 +143,30 @@ def encode(made, **changes):
         header[f"{prefix}clamp"] = clamp if kind == "clamp" else CLAMPS[None]
     header["w_stride"] = np.array(w.strides) // w.itemsize
     header["dw_stride"] = np.array(dw[0].strides) // w.itemsize if dw else 0
-    header["count"] = [0 if a is None else a.size for a in arrays]
-    for field, value in changes.items():
-        header[field] = value
-    return header.tobytes() + b"".join(_memory(a) for a in arrays if a is not None)
+    return [x, options.get("residual"), w, bias, *(dw or [None]), *(dw_bias or [None])]
+
+
+def _write_pooling(header, made):
+    """Write into a header; an NCHW image is as many images of one channel."""
+    options = {"stride": None, **made.options}
+    batch, height, width, channels = _sizes(made.x, options.get("layout", "NHWC"))
+    if options.get("layout") == "NCHW":
+        batch, channels = batch * channels, 1
+    kernel = _pair(options.get("kernel", (height, width)))
+    if options["stride"] is None:
+        options["stride"] = kernel
+    header["kind"] = POOLING_KINDS[made.op]
+    header["pool"] = [options.get(name, False) for name in ("ceil_mode", "count_include_pad")]
+    _write_window(header, options, (batch, height, width, channels), kernel)
+    return [made.x]
+
+
+def _write_window(header, options, sizes, kernel):
+    stride, dilation = (_pair(options.get(name, 1)) for name in ("stride", "dilation"))
+    padding = options.get("padding", 0)
+    pads = reference.resolve_padding(padding, sizes[1:3], kernel, stride, dilation)
+    header["window"] = (*kernel, *stride, *dilation)
+    header["image"] = (*sizes, *pads[0], *pads[1])
 
 
 def _sizes(x, layout):

@@ -7,6 +7,7 @@
 #include "kernels/dwconvKxK.tpl.h"
 #include "kernels/planar.tpl.h"
 #include "kernels/activate.tpl.h"
+#include "kernels/pool.tpl.h"
 #include "kernels/probe.tpl.h"
 
 const struct ck_kernels CK_FN(kernels) = {

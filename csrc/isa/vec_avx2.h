@@ -47,6 +47,10 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+  return VF_OP(blendv)(VF_OP(max)(b, a), b, VF_OP(cmp)(b, b, _CMP_UNORD_Q));
+}
 
 /* The first n lanes, for any n: a window that slides over ones and zeros. */
 CK_INLINE vf_tail vf_first(int64_t n) {

@@ -42,6 +42,14 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  return _mm512_mask_max_ps(b, _mm512_cmp_ps_mask(b, b, _CMP_ORD_Q), b, a);
+#else
+  return _mm512_mask_max_pd(b, _mm512_cmp_pd_mask(b, b, _CMP_ORD_Q), b, a);
+#endif
+}
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) {

@@ -56,6 +56,8 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmaq)(c, a, b); }
  * which answer NaN to that. */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(bslq)(VF_OP(cgtq)(a, b), a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(bslq)(VF_OP(cltq)(a, b), a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) { return VF_OP(maxq)(a, b); }
 
 /* The first n lanes, for any n; one by one, so that nothing beyond them is touched. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }

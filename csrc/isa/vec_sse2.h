@@ -44,6 +44,11 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); } /* rou
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+  const vf nan = VF_OP(cmpunord)(b, b);
+  return VF_OP(or)(VF_OP(and)(nan, b), VF_OP(andnot)(nan, VF_OP(max)(b, a)));
+}
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }

@@ -1,4 +1,4 @@
-/* Runs the convolutions that a file holds, on one ISA, and writes down what came out: the tests of
+/* Runs the operations that a file holds, on one ISA, and writes down what came out: the tests of
  * what Python cannot run, another architecture, and of the C library without Python.
  *
  *   run_vectors isas                        what this CPU has, one ISA a line
@@ -21,7 +21,7 @@
 
 #include "convkern.h"
 
-enum kind { CONV2D, DEPTHWISE, SEPARABLE };
+enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL };
 enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, ARRAYS };
 enum side { BEFORE, AFTER, SIDES };
 
@@ -31,6 +31,7 @@ struct header {
   int64_t window[6];   /* as ck_window */
   int64_t channels[4]; /* in, out, groups, multiplier */
   int64_t image[8];    /* as ck_image */
+  int64_t pool[2];     /* ceil_mode, count_include_pad */
   int64_t dw_activation, activation;
   double dw_clamp[2], clamp[2];
   int64_t w_stride[4], dw_stride[4];
@@ -40,6 +41,7 @@ struct header {
 struct vector_case {
   struct header header;
   ck_conv conv;
+  ck_pool pool;
   ck_image image;
   size_t element;
   void *array[ARRAYS];
@@ -123,6 +125,14 @@ static bool read_case(FILE *file, ck_isa isa, struct vector_case *c) {
       .dw_activation = activation_of(h->dw_activation, h->dw_clamp),
       .activation = activation_of(h->activation, h->clamp),
   };
+  c->pool = (ck_pool){
+      .isa = isa,
+      .dtype = c->conv.dtype,
+      .kind = h->kind == MAX_POOL ? CK_POOL_MAX : CK_POOL_AVERAGE,
+      .window = c->conv.window,
+      .ceil_mode = (int)h->pool[0],
+      .count_include_pad = (int)h->pool[1],
+  };
   c->image = (ck_image){i[0], i[1], i[2], i[3], i[4], i[5], i[6], i[7]};
   c->element = h->dtype == CK_F64 ? sizeof(double) : sizeof(float);
   for (int a = 0; a < ARRAYS; ++a) {
@@ -147,13 +157,31 @@ static ck_status create(const struct vector_case *c, void *const *array, ck_op *
   switch (c->header.kind) {
     case CONV2D: return ck_conv2d_create(&c->conv, &w, array[BIAS], op);
     case DEPTHWISE: return ck_dwconv_create(&c->conv, &w, array[BIAS], op);
-    default: return ck_sepconv_create(&c->conv, &dw, array[DW_BIAS], &w, array[BIAS], op);
+    case SEPARABLE: return ck_sepconv_create(&c->conv, &dw, array[DW_BIAS], &w, array[BIAS], op);
+    default: *op = NULL; return CK_OK; /* there is nothing to create */
   }
+}
+
+static bool is_pool(const struct vector_case *c) { return c->header.kind >= MAX_POOL; }
+
+static ck_status workspace_size(const struct vector_case *c, const ck_op *op, size_t *bytes) {
+  if (is_pool(c)) return ck_pool_workspace_size(&c->pool, &c->image, bytes);
+  return ck_op_workspace_size(op, &c->image, bytes);
+}
+
+static ck_status call(const struct vector_case *c, const ck_op *op, void *const *array, void *y,
+                      void *workspace, size_t bytes) {
+  if (is_pool(c)) return ck_pool_run(&c->pool, &c->image, array[X], y, workspace, bytes);
+  return ck_op_run(op, &c->image, array[X], array[RESIDUAL], y, workspace, bytes);
 }
 
 static int64_t output_count(const struct vector_case *c) {
   const ck_conv *conv = &c->conv;
   int64_t h, w;
+  if (is_pool(c)) {
+    if (ck_pool_output_size(&c->pool, &c->image, &h, &w) != CK_OK) fail("no output size");
+    return c->image.batch * h * w * c->image.channels;
+  }
   if (ck_output_size(&conv->window, &c->image, &h, &w) != CK_OK) fail("no output size");
   const bool depthwise = c->header.kind == DEPTHWISE;
   const int64_t out = depthwise ? conv->in_channels * conv->multiplier : conv->out_channels;
@@ -181,14 +209,14 @@ static void check_odd_environment(void) {
 static ck_status run_op(const struct vector_case *c, const ck_op *op, void *const *array,
                         enum side unmapped, void *y, size_t y_bytes) {
   size_t bytes;
-  ck_status status = ck_op_workspace_size(op, &c->image, &bytes);
+  ck_status status = workspace_size(c, op, &bytes);
   if (status != CK_OK) return status;
   struct guarded workspace = guarded_new(bytes, unmapped), out = guarded_new(y_bytes, unmapped);
-  if (bytes && ck_op_run(op, &c->image, array[X], array[RESIDUAL], out.data, workspace.data,
-                         bytes - 1) != (c->image.batch ? CK_E_WORKSPACE : CK_OK))
+  if (bytes && call(c, op, array, out.data, workspace.data, bytes - 1) !=
+                   (c->image.batch ? CK_E_WORKSPACE : CK_OK))
     fail("a workspace that is too small was taken");
   set_odd_environment();
-  status = ck_op_run(op, &c->image, array[X], array[RESIDUAL], out.data, workspace.data, bytes);
+  status = call(c, op, array, out.data, workspace.data, bytes);
   check_odd_environment();
   memcpy(y, out.data, y_bytes);
   guarded_free(&workspace);
@@ -220,7 +248,7 @@ static void run_case(const struct vector_case *c, FILE *results) {
   ck_op *op;
   int64_t answer[2] = {create(c, c->array, &op), 0}; /* status, elements */
   size_t bytes;
-  if (answer[0] == CK_OK) answer[0] = ck_op_workspace_size(op, &c->image, &bytes);
+  if (answer[0] == CK_OK) answer[0] = workspace_size(c, op, &bytes);
   ck_op_destroy(op);
   if (answer[0] == CK_OK) answer[1] = output_count(c);
   bytes = (size_t)answer[1] * c->element;
@@ -251,6 +279,7 @@ static void check_nulls(void) {
       ck_dwconv_create(NULL, NULL, NULL, &b) != CK_E_NULL || b ||
       ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c)
     fail("made an operation of nothing");
+  if (ck_pool_run(NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL) fail("pooled nothing");
 }
 
 static int run(const char *isa, const char *cases_path, const char *results_path) {
