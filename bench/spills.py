@@ -1,7 +1,8 @@
 """Count vector registers that the hot loops keep on the stack: `python bench/spills.py _core.so`.
 
 A hot loop is an innermost loop with multiplications of a GEMM, or of a depthwise kernel's whole
-vectors. Reads objdump's disassembly; exits with 1 where a GEMM loop touches the stack with a vector
+vectors. Reads objdump's disassembly of a library or an object file, of x86-64 or, where a cross
+objdump is installed, of AArch64; exits with 1 where a GEMM loop touches the stack with a vector
 register. The depthwise kernels of sse2 and scalar spill in their masked tails by construction (a
 partial vector goes through memory), so theirs are listed, not judged.
 """
@@ -9,6 +10,7 @@ partial vector goes through memory), so theirs are listed, not judged.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,14 +19,23 @@ Instruction = tuple[int, str]
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv|deform)\w+)>:")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
-JUMP = re.compile(r"^j\w+\s+([0-9a-f]+)")
-MULTIPLY = re.compile(r"^v?(fn?m(add|sub)\w*|mul[ps][sd])\s")
-SPILL = re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm")
+JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|[ct]bn?z)\s+(?:\S+,\s*)*([0-9a-f]+)\s<")
+MULTIPLY = re.compile(r"^(v?(fn?m(add|sub)\w*|mul[ps][sd])|fml[as]|fmul)\s")
+SPILL = re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm|^(ld|st)u?[rp]\s+[qd]\d.*\[sp")
+EM_AARCH64 = 183  # e_machine of an ELF header
+
+
+def objdump(library: str) -> str:
+    """The disassembler for a file's machine."""
+    with open(library, "rb") as file:
+        machine = int.from_bytes(file.read(20)[18:], "little")
+    cross = "aarch64-linux-gnu-objdump"
+    return cross if machine == EM_AARCH64 and shutil.which(cross) else "objdump"
 
 
 def functions(library: str) -> Iterator[tuple[str, list[Instruction]]]:
     """Each kernel's name and instructions."""
-    command = ["objdump", "-d", "--no-show-raw-insn", library]
+    command = [objdump(library), "-d", "--no-show-raw-insn", library]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     name, body = "", []
     for line in text.splitlines():
@@ -61,7 +72,7 @@ def main(library: str) -> int:
             if not multiplies or not spills:
                 continue
             print(f"{name}: {spills} vector accesses to the stack, {multiplies} multiplications")
-            tail = "dwconv" in name and not name.endswith(("avx2", "avx512"))
+            tail = "dwconv" in name and not name.endswith(("avx2", "avx512", "neon"))
             failed = failed or not tail
     print("vectors stay in registers" if not failed else "vectors spill in a hot loop")
     return int(failed)

@@ -1,12 +1,24 @@
 """convkern: the convolutions that light networks are made of, at the speed the CPU allows."""
 
 from . import cost, naive, runtime
-from .layers import Conv2d, DeformConv2d, DepthwiseConv2d, PointwiseConv2d, SeparableConv2d
+from .layers import (
+    AvgPool2d,
+    Conv2d,
+    DeformConv2d,
+    DepthwiseConv2d,
+    GlobalAvgPool2d,
+    MaxPool2d,
+    PointwiseConv2d,
+    SeparableConv2d,
+)
 from .ops import (
+    avg_pool2d,
     conv2d,
     deform_conv2d,
     depthwise_conv2d,
     fold_batchnorm,
+    global_avg_pool2d,
+    max_pool2d,
     pointwise_conv2d,
     separable_conv2d,
 )
@@ -22,19 +34,25 @@ from .runtime import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AvgPool2d",
     "Conv2d",
     "DeformConv2d",
     "DepthwiseConv2d",
+    "GlobalAvgPool2d",
+    "MaxPool2d",
     "PointwiseConv2d",
     "SeparableConv2d",
     "available_isas",
+    "avg_pool2d",
     "conv2d",
     "cost",
     "deform_conv2d",
     "depthwise_conv2d",
     "fold_batchnorm",
     "get_num_threads",
+    "global_avg_pool2d",
     "isa",
+    "max_pool2d",
     "naive",
     "pointwise_conv2d",
     "runtime",

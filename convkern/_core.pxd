@@ -19,6 +19,10 @@ cdef extern from "convkern.h" nogil:
         CK_F32
         CK_F64
 
+    ctypedef enum ck_layout:
+        CK_NHWC
+        CK_NCHW
+
     ctypedef enum ck_act_kind:
         CK_ACT_CLAMP
         CK_ACT_HARDSWISH
@@ -42,6 +46,7 @@ cdef extern from "convkern.h" nogil:
     ctypedef struct ck_conv:
         ck_isa isa
         ck_dtype dtype
+        ck_layout layout
         ck_window window
         int64_t in_channels
         int64_t out_channels
@@ -68,10 +73,21 @@ cdef extern from "convkern.h" nogil:
         const void *offset
         const void *mask
         int64_t groups
-        int planar
 
     ctypedef struct ck_op:
         pass
+
+    ctypedef enum ck_pool_kind:
+        CK_POOL_MAX
+        CK_POOL_AVERAGE
+
+    ctypedef struct ck_pool:
+        ck_isa isa
+        ck_dtype dtype
+        ck_pool_kind kind
+        ck_window window
+        int ceil_mode
+        int count_include_pad
 
     ck_status ck_conv2d_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
     ck_status ck_dwconv_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
@@ -86,6 +102,8 @@ cdef extern from "convkern.h" nogil:
                                        size_t *)
     ck_status ck_deform_run(const ck_op *, const ck_image *, const ck_deform *, const void *,
                             const void *, void *, void *, size_t)
+    ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, size_t *)
+    ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, void *, size_t)
     ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,
                               const void *, const void *, void *)
     ck_status ck_naive_pointwise(const ck_conv *, const ck_image *, const ck_weights *,

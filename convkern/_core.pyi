@@ -13,6 +13,7 @@ class Op:
         name: str,
         kind: str,
         isa: int,
+        layout: str,
         window: tuple[int, ...],
         channels: tuple[int, int, int, int],
         w: _Array,
@@ -31,9 +32,19 @@ class Op:
         offset: _Array | None = None,
         mask: _Array | None = None,
         offset_groups: int = 1,
-        planar: bool = False,
     ) -> None: ...
 
+def pool(
+    name: str,
+    kind: str,
+    isa: int,
+    window: tuple[int, ...],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    sizes: tuple[int, ...],
+    x: _Array,
+    y: _Array,
+) -> None: ...
 def naive(
     name: str,
     kind: str,

@@ -40,14 +40,20 @@ cdef ck_activation _activation(tuple spec):
     return a
 
 
-cdef ck_conv _conv(int isa, tuple window, int64_t in_channels, int64_t out_channels,
-                   int64_t groups, int64_t multiplier, tuple dw_activation, tuple activation,
-                   cnp.ndarray w) except *:
+cdef ck_window _window(tuple sizes) except *:
+    cdef ck_window w
+    (w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.dilation_h, w.dilation_w) = sizes
+    return w
+
+
+cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
+                   int64_t out_channels, int64_t groups, int64_t multiplier,
+                   tuple dw_activation, tuple activation, cnp.ndarray w) except *:
     cdef ck_conv c
     c.isa = <ck_isa>isa
+    c.layout = layout
     c.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(w) == 8 else CK_F32
-    (c.window.kernel_h, c.window.kernel_w, c.window.stride_h, c.window.stride_w,
-     c.window.dilation_h, c.window.dilation_w) = window
+    c.window = _window(window)
     c.in_channels = in_channels
     c.out_channels = out_channels
     c.groups = groups
@@ -70,7 +76,8 @@ cdef ck_weights _weights(cnp.ndarray w) except *:
 
 cdef ck_image _image(tuple sizes) except *:
     cdef ck_image i
-    (i.batch, i.height, i.width, i.channels, i.pad_top, i.pad_bottom, i.pad_left, i.pad_right) = sizes
+    (i.batch, i.height, i.width, i.channels,
+     i.pad_top, i.pad_bottom, i.pad_left, i.pad_right) = sizes
     return i
 
 
@@ -94,15 +101,15 @@ cdef class Op:
     Arrays are contiguous and of one dtype; the weights are 4-D views of any strides.
     """
 
-    def __cinit__(self, str name, str kind, int isa, tuple window, tuple channels,
+    def __cinit__(self, str name, str kind, int isa, str layout, tuple window, tuple channels,
                   cnp.ndarray w, cnp.ndarray bias, tuple activation, cnp.ndarray dw=None,
                   cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
         cdef ck_weights w_view = _weights(w)
         cdef ck_weights dw_view
         cdef ck_status status
         in_channels, out_channels, groups, multiplier = channels
-        self.conv = _conv(isa, window, in_channels, out_channels, groups, multiplier,
-                          dw_activation, activation, w)
+        self.conv = _conv(isa, CK_NCHW if layout == "NCHW" else CK_NHWC, window, in_channels,
+                          out_channels, groups, multiplier, dw_activation, activation, w)
         self.name = name
         self.out_channels = in_channels * multiplier if kind == "depthwise" else out_channels
         memset(&dw_view, 0, sizeof(dw_view))
@@ -130,10 +137,10 @@ cdef class Op:
 
     def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual,
             cnp.ndarray y not None, cnp.ndarray offset=None, cnp.ndarray mask=None,
-            int64_t offset_groups=1, bint planar=False):
+            int64_t offset_groups=1):
         """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right).
 
-        A deformable convolution has an offset; where planar, x, offset and mask are NCHW.
+        A deformable convolution has an offset, and perhaps a mask.
         """
         cdef ck_image image = _image(sizes)
         cdef ck_deform deform
@@ -150,7 +157,6 @@ cdef class Op:
             deform.offset = cnp.PyArray_DATA(offset)
             deform.mask = _data(mask)
             deform.groups = offset_groups
-            deform.planar = planar
             where = &deform
         _raise(ck_deform_workspace_size(self.op, &image, where, &needed), self.name)
         cdef const void *x_data = cnp.PyArray_DATA(x)
@@ -167,6 +173,35 @@ cdef class Op:
         _raise(status, self.name)
 
 
+def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
+         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None):
+    """y = x pooled; kind is "max" or "average", sizes are those of Op.run."""
+    cdef ck_image image = _image(sizes)
+    cdef ck_pool p
+    cdef size_t needed = 0
+    cdef void *workspace
+    cdef ck_status status
+    p.isa = <ck_isa>isa
+    p.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32
+    p.kind = CK_POOL_MAX if kind == "max" else CK_POOL_AVERAGE
+    p.ceil_mode = ceil_mode
+    p.count_include_pad = count_include_pad
+    p.window = _window(window)
+    _check(x, p.dtype, name)
+    _check(y, p.dtype, name)
+    _raise(ck_pool_workspace_size(&p, &image, &needed), name)
+    cdef const void *x_data = cnp.PyArray_DATA(x)
+    cdef void *y_data = cnp.PyArray_DATA(y)
+    with nogil:
+        workspace = malloc(needed)
+        if workspace == NULL:
+            status = CK_E_NOMEM
+        else:
+            status = ck_pool_run(&p, &image, x_data, y_data, workspace, needed)
+            free(workspace)
+    _raise(status, name)
+
+
 def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.ndarray x not None,
           cnp.ndarray w not None, cnp.ndarray bias, cnp.ndarray y not None):
     """The textbook loops: kind is "conv2d", "pointwise" or "depthwise"."""
@@ -174,7 +209,7 @@ def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.nda
     cdef ck_image image = _image(sizes)
     in_channels, out_channels, groups, multiplier = channels
     cdef tuple identity = (0, float("-inf"), float("inf"))
-    cdef ck_conv conv = _conv(0, window, in_channels, out_channels, groups, multiplier,
+    cdef ck_conv conv = _conv(0, CK_NHWC, window, in_channels, out_channels, groups, multiplier,
                               identity, identity, w)
     cdef const void *x_data = cnp.PyArray_DATA(x)
     cdef const void *bias_data = _data(bias)

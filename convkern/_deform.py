@@ -23,7 +23,6 @@ from ._operation import (
     conv_view,
     deliver,
     in_place,
-    to_nhwc,
 )
 
 
@@ -72,7 +71,8 @@ class DeformOperation(Operation):
         channels = (groups * self.in_channels, self.out_channels, groups, 1)
         window = self.window.flat()
         return _core.Op(
-            self.name, self.kind, isa, window, channels, self.w, self.bias, self.activation
+            self.name, self.kind, isa, self.layouts.image, window, channels, self.w, self.bias,
+            self.activation,
         )
 
     def shapes(self, x_shape: Any) -> tuple[ImageShape, ImageShape]:
@@ -152,11 +152,6 @@ class DeformOperation(Operation):
         groups = plan.sizes[3] // self.in_channels
         run = (self.pack() if packed is None else packed)[groups].run
         moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
-        if self.layouts.image == "NCHW":  # x is sampled where it is; y comes out as NHWC
-            residual = None if residual is None else usable(to_nhwc(residual))
-            y = np.empty(plan.nhwc_shape, x.dtype)
-            run(plan.sizes, usable(x), residual, y, *moved, True)
-            return deliver(y.transpose(0, 3, 1, 2).reshape(plan.shape), out)
         whole = out is not None and in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
         run(plan.sizes, usable(x), None if residual is None else usable(residual), y, *moved)

@@ -56,6 +56,14 @@ def as_pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
     return as_int(op, name, value[0], minimum), as_int(op, name, value[1], minimum)
 
 
+def as_flag(op: str, name: str, value: Any) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} must be True or False, not {value!r} ({kind})")
+    return bool(value)
+
+
 def as_shape(op: str, name: str, value: Any) -> tuple[int, ...]:
     """A shape that a caller wrote down: a sequence of integers."""
     if not is_sequence(value):
@@ -111,6 +119,8 @@ class Window:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: Padding = (0, 0, 0, 0)
+    ceil_mode: bool = False
+    """Keep a last window that starts before the end of the image and hangs over the padding's."""
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -137,16 +147,26 @@ class Window:
                 f"kernel with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: "
                 f"sizes must fit in 64 bits"
             )
-        if reach[0] > padded[0] or reach[1] > padded[1]:
+        out = (
+            self._outputs(0, padded[0], height + top),
+            self._outputs(1, padded[1], width + left),
+        )
+        if 0 in out:
+            hang = " by a whole stride" if self.ceil_mode else ""
             raise ValueError(
                 f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation "
                 f"{self.dilation} reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
-                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded image"
+                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded "
+                f"image{hang}"
             )
-        return (
-            (padded[0] - reach[0]) // self.stride[0] + 1,
-            (padded[1] - reach[1]) // self.stride[1] + 1,
-        )
+        return out
+
+    def _outputs(self, axis: int, padded: int, end: int) -> int:
+        """Windows along an axis whose image ends at `end`, counted from the padding's begin."""
+        spare, stride = padded - self.reach[axis], self.stride[axis]
+        fit = max(spare // stride + 1, 0)
+        hangs_over = self.ceil_mode and spare > -stride and spare % stride > 0
+        return fit + (hangs_over and fit * stride < end)
 
     def flat(self) -> tuple[int, int, int, int, int, int]:
         """As C wants it."""

@@ -175,7 +175,6 @@ class Plan(NamedTuple):
 
     x_shape: tuple[int, ...]
     shape: tuple[int, ...]  # of the result, in its layout
-    nhwc_shape: tuple[int, ...]  # of the result, batched
     sizes: tuple[int, ...]  # batch, height, width, channels, top, bottom, left, right
 
 
@@ -209,11 +208,6 @@ class Operation:
         in_channels, out_channels, _, multiplier = self.channels
         return in_channels * multiplier if self.kind == "depthwise" else out_channels
 
-    @property
-    def arrays(self) -> tuple[np.ndarray | None, ...]:
-        """Weights (4-D) and biases (1-D)."""
-        return self.w, self.bias, self.dw, self.dw_bias
-
     def pack(self) -> _core.Op:
         """Weights packed for the ISA in use."""
         for w in (self.w, self.dw):
@@ -223,6 +217,7 @@ class Operation:
             self.name,
             self.kind,
             runtime.isa_number(),
+            self.layouts.image,
             self.window.flat(),
             self.channels,
             self.w,
@@ -265,11 +260,6 @@ class Operation:
         residual = as_residual(self.name, residual, shape, x.dtype)
         check_out(self.name, out, shape, x.dtype)
         packed = self.pack() if packed is None else packed
-        if self.layouts.image == "NCHW":  # by conversion to NHWC and back
-            x, residual = to_nhwc(x), None if residual is None else to_nhwc(residual)
-            y = np.empty(plan.nhwc_shape, x.dtype)
-            packed.run(plan.sizes, usable(x), None if residual is None else usable(residual), y)
-            return deliver(y.transpose(0, 3, 1, 2).reshape(shape), out)
         y = out if out is not None and in_place(out, x, residual) else np.empty(shape, x.dtype)
         packed.run(plan.sizes, usable(x), None if residual is None else usable(residual), y)
         return deliver(y, out)
@@ -284,14 +274,8 @@ class Operation:
         check_memory(self.name, shape, self.w.itemsize)
         sizes = (image.batch, image.height, image.width, image.channels)
         padding = self.window.padding_for(image.height, image.width)
-        nhwc_shape = (result.batch, result.height, result.width, result.channels)
-        self._last_plan = plan = Plan(x_shape, shape, nhwc_shape, (*sizes, *padding))
+        self._last_plan = plan = Plan(x_shape, shape, (*sizes, *padding))
         return plan
-
-
-def to_nhwc(x: np.ndarray) -> np.ndarray:
-    """An NCHW image seen as NHWC, batched."""
-    return (x if x.ndim == 4 else x[None]).transpose(0, 2, 3, 1)
 
 
 def as_residual(

@@ -30,12 +30,16 @@ from ._operation import (
     PointwiseOperation,
     SeparableOperation,
 )
+from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling, Pooling
 
 __all__ = [
     "Cost",
+    "avg_pool2d",
     "conv2d",
     "deform_conv2d",
     "depthwise_conv2d",
+    "global_avg_pool2d",
+    "max_pool2d",
     "pointwise_conv2d",
     "separable_conv2d",
     "speedup",
@@ -49,8 +53,8 @@ class Cost:
     Attributes
     ----------
     macs : int
-        Multiply-adds. Taps that fall on the padding count, as they do in the literature; biases
-        and activations do not.
+        Multiply-adds. Taps that fall on the padding count, as they do in the literature; biases,
+        activations and pooling, which multiplies nothing, do not.
     params : int
         Weights and biases.
     bytes : int
@@ -435,6 +439,146 @@ def of_deform(
     )
 
 
+def max_pool2d(
+    x_shape: tuple[int, ...],
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    layout: str = "NHWC",
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a max pooling: no multiply-adds, no parameters, and the bytes of input and output.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    kernel, stride, padding, dilation, ceil_mode, layout
+        As for `convkern.max_pool2d`.
+    dtype : {"float32", "float64"}, optional
+        As for `conv2d`.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> max_pool2d((112, 112, 64), 3, stride=2, padding=1)
+    Cost(macs=0, params=0, bytes=4014080)
+    """
+    pooling = MaxPooling(
+        "cost.max_pool2d",
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        layout=layout,
+    )
+    return of_pooling(pooling, x_shape, dtype)
+
+
+def avg_pool2d(
+    x_shape: tuple[int, ...],
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    layout: str = "NHWC",
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of an average pooling: no multiply-adds, no parameters, the bytes of input and output.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
+        As for `convkern.avg_pool2d`.
+    dtype : {"float32", "float64"}, optional
+        As for `conv2d`.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> avg_pool2d((56, 56, 128), 2)
+    Cost(macs=0, params=0, bytes=2007040)
+    """
+    pooling = AvgPooling(
+        "cost.avg_pool2d",
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        layout=layout,
+    )
+    return of_pooling(pooling, x_shape, dtype)
+
+
+def global_avg_pool2d(
+    x_shape: tuple[int, ...],
+    *,
+    keepdims: bool = True,
+    layout: str = "NHWC",
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a mean over whole images: no multiply-adds, no parameters, bytes.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        As for `conv2d`.
+    keepdims, layout
+        As for `convkern.global_avg_pool2d`.
+    dtype : {"float32", "float64"}, optional
+        As for `conv2d`.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    Examples
+    --------
+    >>> global_avg_pool2d((7, 7, 1024))
+    Cost(macs=0, params=0, bytes=204800)
+    """
+    pooling = GlobalAvgPooling("cost.global_avg_pool2d", keepdims=keepdims, layout=layout)
+    return of_pooling(pooling, x_shape, dtype)
+
+
+def of_pooling(pooling: Pooling, x_shape: tuple[int, ...], dtype: str = "float32") -> Cost:
+    """Cost of a checked pooling."""
+    elements = pooling.elements(as_shape(pooling.name, "x_shape", x_shape))
+    return Cost(bytes=elements * _dtype(pooling.name, dtype).itemsize)
+
+
 def of_operation(operation: Operation, x_shape: tuple[int, ...], biases: int) -> Cost:
     """Cost of a checked operation that has this many elements of bias.
 
@@ -451,9 +595,13 @@ def of_operation(operation: Operation, x_shape: tuple[int, ...], biases: int) ->
 
 def _stand_in(op: str, name: str, shape: Any, dtype: Any) -> np.ndarray:
     """An array of this shape that takes no memory: one number, seen everywhere."""
+    return np.broadcast_to(np.zeros((), _dtype(op, dtype)), as_shape(op, f"{name}_shape", shape))
+
+
+def _dtype(op: str, dtype: Any) -> np.dtype:
     if (kind := np.dtype(dtype)) not in DTYPES:
         raise TypeError(f"{op}: dtype must be float32 or float64, not {kind}")
-    return np.broadcast_to(np.zeros((), kind), as_shape(op, f"{name}_shape", shape))
+    return kind
 
 
 def _bias(operation: Operation, name: str, flag: bool, channels: int | None = None) -> int:

@@ -6,14 +6,13 @@ it was made. It pickles as its weights and options, and is packed anew where it 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from . import _core, cost, runtime
 from ._deform import DeformOperation
-from ._geometry import as_array, as_shape
+from ._geometry import as_array, as_shape, check_memory
 from ._operation import (
     Conv2dOperation,
     DepthwiseOperation,
@@ -21,28 +20,40 @@ from ._operation import (
     PointwiseOperation,
     SeparableOperation,
 )
+from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling, Pooling
 
-__all__ = ["Conv2d", "DeformConv2d", "DepthwiseConv2d", "PointwiseConv2d", "SeparableConv2d"]
+__all__ = [
+    "AvgPool2d",
+    "Conv2d",
+    "DeformConv2d",
+    "DepthwiseConv2d",
+    "GlobalAvgPool2d",
+    "MaxPool2d",
+    "PointwiseConv2d",
+    "SeparableConv2d",
+]
 
 
 def _own(layer: str, name: str, array: Any) -> np.ndarray | None:
     """A read-only copy: what the caller does to theirs later changes nothing here."""
     if array is None:
         return None
-    copy = np.array(as_array(layer, name, array))
+    seen = as_array(layer, name, array)
+    check_memory(f"{layer}: {name}", seen.shape, seen.itemsize)
+    copy = np.array(seen)
     copy.flags.writeable = False
     return copy
 
 
-class _Layer:
-    """What every layer does; subclasses say which operation they are."""
+class _Immutable:
+    """What every layer is; subclasses say which operation they do."""
 
     __slots__ = ("_arrays", "_operation", "_options", "_packed", "isa")
 
     _arrays: tuple[Any, ...]
-    _operation: Operation
+    _operation: Any
     _options: dict[str, Any]
-    _packed: _core.Op
+    _packed: Any
     isa: str
 
     def _make(self, operation: Any, arrays: dict[str, Any], options: dict[str, Any]) -> None:
@@ -66,6 +77,15 @@ class _Layer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self._arrays, self._options)
+
+
+class _Layer(_Immutable):
+    """A convolution."""
+
+    __slots__ = ()
+
+    _operation: Operation
+    _packed: _core.Op
 
     def __repr__(self) -> str:
         o = self._operation
@@ -94,14 +114,10 @@ class _Layer:
 
     def cost(self, x_shape: tuple[int, ...]) -> cost.Cost:
         """Multiply-adds, parameters and bytes for an image of this shape; see `convkern.cost`."""
-        x_shape = as_shape(type(self).__name__, "x_shape", x_shape)
-        _, result = self._operation.shapes(x_shape)
-        arrays = [a for a in self._operation.arrays if a is not None]
-        weights = sum(a.size for a in arrays if a.ndim == 4)
-        params = sum(a.size for a in arrays)
-        pixels = result.batch * result.height * result.width
-        elements = math.prod(x_shape) + params + pixels * result.channels
-        return cost.Cost(pixels * weights, params, elements * self._operation.w.itemsize)
+        biases = (self._operation.bias, self._operation.dw_bias)
+        return cost.of_operation(
+            self._operation, x_shape, sum(b.size for b in biases if b is not None)
+        )
 
 
 def _rebuild(layer: type[Any], arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -159,7 +175,8 @@ class DepthwiseConv2d(_Layer):
     Parameters
     ----------
     w, bias, stride, padding, dilation, activation, layout, weight_layout
-        As in `depthwise_conv2d`.
+        As in `depthwise_conv2d`. Weights (C * multiplier, 1, kh, kw) do not say what the multiplier
+        is: such a layer takes any image whose channels divide their first axis.
 
     Examples
     --------
@@ -351,3 +368,131 @@ class DeformConv2d(_Layer):
         Without an `offset_shape` there is one offset group.
         """
         return cost.of_deform(self._operation, x_shape, offset_shape, mask)
+
+
+class _Pool(_Immutable):
+    """A pooling: it has no weights, and takes images of either dtype."""
+
+    __slots__ = ()
+
+    _operation: Pooling
+    _packed: int
+
+    def __repr__(self) -> str:
+        o = self._operation
+        size = "whole image" if o.window is None else "{}x{}".format(*o.window.kernel)
+        stride = "" if o.window is None else ", stride {}x{}".format(*o.window.stride)
+        return f"{type(self).__name__}({size}{stride}, {o.layout}, {self.isa})"
+
+    def __call__(
+        self, x: Any, out: np.ndarray | None = None, threads: int | None = None
+    ) -> np.ndarray:
+        """The operation on x; see the function of the same name for every argument."""
+        return self._operation.run(x, out, threads, self._packed)
+
+    def out_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the result for an image of this shape, or ValueError."""
+        return self._operation.out_shape(as_shape(type(self).__name__, "x_shape", x_shape))
+
+    def cost(self, x_shape: tuple[int, ...], dtype: str = "float32") -> cost.Cost:
+        """No multiply-adds, no parameters, and bytes for an image of this shape and dtype."""
+        return cost.of_pooling(self._operation, x_shape, dtype)
+
+
+class MaxPool2d(_Pool):
+    """`max_pool2d` as a callable.
+
+    Parameters
+    ----------
+    kernel, stride, padding, dilation, ceil_mode, layout
+        As in `max_pool2d`.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.MaxPool2d(3, stride=2, padding=1).out_shape((1, 112, 112, 64))
+    (1, 56, 56, 64)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        layout: str = "NHWC",
+    ) -> None:
+        options = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "ceil_mode": ceil_mode,
+            "layout": layout,
+        }
+        self._make(MaxPooling, {}, options)
+
+
+class AvgPool2d(_Pool):
+    """`avg_pool2d` as a callable.
+
+    Parameters
+    ----------
+    kernel, stride, padding, dilation, ceil_mode, count_include_pad, layout
+        As in `avg_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> ck.AvgPool2d(2)(np.arange(4, dtype=np.float64).reshape(2, 2, 1)).item()
+    1.5
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        kernel: Any,
+        *,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = False,
+        layout: str = "NHWC",
+    ) -> None:
+        options = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "ceil_mode": ceil_mode,
+            "count_include_pad": count_include_pad,
+            "layout": layout,
+        }
+        self._make(AvgPooling, {}, options)
+
+
+class GlobalAvgPool2d(_Pool):
+    """`global_avg_pool2d` as a callable.
+
+    Parameters
+    ----------
+    keepdims, layout
+        As in `global_avg_pool2d`.
+
+    Examples
+    --------
+    >>> import convkern as ck
+    >>> ck.GlobalAvgPool2d(layout="NCHW").out_shape((1, 1280, 7, 7))
+    (1, 1280, 1, 1)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, keepdims: bool = True, layout: str = "NHWC") -> None:
+        self._make(GlobalAvgPooling, {}, {"keepdims": keepdims, "layout": layout})

@@ -24,7 +24,6 @@ from ._operation import (
     as_residual,
     check_out,
     deliver,
-    to_nhwc,
 )
 
 __all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
@@ -80,7 +79,7 @@ def _run(
     check_out(name, out, shape, x.dtype)
     check_memory(name, shape, x.itemsize)
     nchw = operation.layouts.image == "NCHW"
-    seen = usable(to_nhwc(x) if nchw else x)
+    seen = usable((x if x.ndim == 4 else x[None]).transpose(0, 2, 3, 1) if nchw else x)
     padding = operation.window.padding_for(image.height, image.width)
     sizes = (image.batch, image.height, image.width, image.channels, *padding)
     pixels = (result.batch, result.height, result.width)

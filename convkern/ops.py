@@ -1,10 +1,10 @@
-"""Convolutions as functions of NumPy arrays.
+"""Convolutions and pooling as functions of NumPy arrays.
 
-Every function packs its weights on the fly; the layers of the same names pack them once. All of
-them compute cross-correlations (the kernel is not flipped), as deep-learning libraries do.
+Every function packs its weights on the fly; the layers of the same names pack them once. All
+convolutions are cross-correlations (the kernel is not flipped), as in deep-learning libraries.
 
-Denormal numbers are taken as zero and results that would be denormal become zero; the caller's
-floating-point state is as it was afterwards.
+Denormal numbers are taken as zero and results that would be denormal become zero, but for
+`max_pool2d`, which computes nothing; the caller's floating-point state is as it was afterwards.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from ._operation import (
     PointwiseOperation,
     SeparableOperation,
 )
+from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling
 
 __all__ = [
+    "avg_pool2d",
     "conv2d",
     "deform_conv2d",
     "depthwise_conv2d",
     "fold_batchnorm",
+    "global_avg_pool2d",
+    "max_pool2d",
     "pointwise_conv2d",
     "separable_conv2d",
 ]
@@ -413,6 +417,193 @@ def deform_conv2d(
         weight_layout=weight_layout,
     )
     return operation.run_at(x, offset, mask, residual, out, threads)
+
+
+def max_pool2d(
+    x: Any,
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    layout: str = "NHWC",
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Largest number under a window, channel by channel.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    kernel : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        In pixels, vertical and horizontal; the kernel's size unless it is said.
+    padding : int, (int, int), ((int, int), (int, int)) or str
+        As in `conv2d`, of any size. Padding is never the largest.
+    dilation : int or (int, int)
+        As in `conv2d`.
+    ceil_mode : bool
+        Keep a last window that hangs over the end of the padded image, provided that it starts in
+        the image or before it: H' is rounded up instead of down.
+    layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', C) or (N, C, H', W'), H' = (H + top + bottom - (kh - 1) dh - 1) // sh + 1.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    Semantics of `torch.nn.functional.max_pool2d` and of ONNX's MaxPool, and NaN as in `numpy.max`:
+    the result is NaN wherever the window holds one. A window that lies on padding alone gives
+    -inf, the largest of no numbers. Every result is one of the image's numbers, denormals
+    included; of zeros of both signs it is the first, column by column of the window.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
+    >>> ck.max_pool2d(x, 2)[..., 0]
+    array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    >>> ck.max_pool2d(x, 3, stride=2, ceil_mode=True)[..., 0]
+    array([[10., 11.],
+           [14., 15.]], dtype=float32)
+    """
+    pooling = MaxPooling(
+        "max_pool2d",
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        layout=layout,
+    )
+    return pooling.run(x, out, threads)
+
+
+def avg_pool2d(
+    x: Any,
+    kernel: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    layout: str = "NHWC",
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Mean under a window, channel by channel.
+
+    Parameters
+    ----------
+    x, kernel, stride, padding, dilation, ceil_mode
+        As in `max_pool2d`.
+    count_include_pad : bool
+        Whether padding counts as so many zeros. By default a window's sum is divided by its pixels
+        inside the image, as in Keras, TensorFlow and ONNX; torch's default is True. What hangs
+        over the padding's end in ceil_mode is never counted.
+    layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        As `max_pool2d`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    Semantics of ONNX's AveragePool. Sums are made in the arrays' own precision and divided once:
+    the error of a mean of K pixels is at most gamma(K) times the mean of their magnitudes. The
+    mean of no pixels, under a window that lies on padding alone, is NaN, as `numpy.mean` has it,
+    or 0 with `count_include_pad`. The bits depend on the ISA, not on batch or layout.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.ones((3, 3, 1), np.float32)
+    >>> ck.avg_pool2d(x, 3, stride=2, padding=1)[..., 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    >>> ck.avg_pool2d(x, 2, padding=1, count_include_pad=True)[..., 0]
+    array([[0.25, 0.5 ],
+           [0.5 , 1.  ]], dtype=float32)
+    """
+    pooling = AvgPooling(
+        "avg_pool2d",
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        layout=layout,
+    )
+    return pooling.run(x, out, threads)
+
+
+def global_avg_pool2d(
+    x: Any,
+    *,
+    keepdims: bool = True,
+    layout: str = "NHWC",
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Mean of each channel over the whole image.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    keepdims : bool
+        Whether the result is an image of one pixel, which a `pointwise_conv2d` takes: (N, 1, 1, C)
+        or (N, C, 1, 1), as from ONNX's GlobalAveragePool and torch's AdaptiveAvgPool2d(1); or
+        (N, C), as from Keras' GlobalAveragePooling2D.
+    layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    The same bits as those of an `avg_pool2d` whose kernel is the whole image, and of the other
+    layout.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    >>> ck.global_avg_pool2d(x)
+    array([[[[3., 4.]]]], dtype=float32)
+    >>> ck.global_avg_pool2d(x, keepdims=False)
+    array([[3., 4.]], dtype=float32)
+    """
+    pooling = GlobalAvgPooling("global_avg_pool2d", keepdims=keepdims, layout=layout)
+    return pooling.run(x, out, threads)
 
 
 def fold_batchnorm(

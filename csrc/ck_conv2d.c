@@ -2,15 +2,10 @@
  * run over (ky, kx, channel), as the packed weights do. */
 #include "ck_impl.h"
 
-/* Columns [begin, end) of the output for which `column * stride + shift` lies inside the image. */
-struct span {
-  int64_t begin, end;
-};
-
-static struct span span_inside(int64_t shift, int64_t stride, int64_t width, struct span within) {
+struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, struct ck_span within) {
   const int64_t begin = shift < 0 ? ck_ceil_div(-shift, stride) : 0;
   const int64_t end = shift < width ? (width - 1 - shift) / stride + 1 : 0;
-  struct span s = {ck_min(ck_max(begin, within.begin), within.end), ck_min(end, within.end)};
+  struct ck_span s = {ck_min(ck_max(begin, within.begin), within.end), ck_min(end, within.end)};
   s.end = ck_max(s.begin, s.end);
   return s;
 }
@@ -27,7 +22,7 @@ struct fill_row {
 
 /* Copy `taps` taps from kx on, which lie side by side in memory, for the output columns of a span;
  * of the terms (counted in the whole kernel, `term` being the first) only those in range. */
-static void copy_taps(const struct fill_row *f, struct span columns, int64_t kx, int64_t taps,
+static void copy_taps(const struct fill_row *f, struct ck_span columns, int64_t kx, int64_t taps,
                       int64_t term, bool padding) {
   const struct ck_run *run = f->conv->run;
   const struct ck_kernels *k = run->op->kernels;
@@ -53,19 +48,19 @@ static void copy_taps(const struct fill_row *f, struct span columns, int64_t kx,
 }
 
 /* One tap for the output columns of a span: padding, image, padding. */
-static void fill_tap(const struct fill_row *f, struct span columns, int64_t kx, int64_t term) {
+static void fill_tap(const struct fill_row *f, struct ck_span columns, int64_t kx, int64_t term) {
   const struct ck_run *run = f->conv->run;
   const ck_window *w = &run->op->conv.window;
   const int64_t shift = kx * w->dilation_w - run->image.pad_left;
-  const struct span inside = span_inside(shift, w->stride_w, run->image.width, columns);
-  copy_taps(f, (struct span){columns.begin, inside.begin}, kx, 1, term, true);
+  const struct ck_span inside = ck_span_inside(shift, w->stride_w, run->image.width, columns);
+  copy_taps(f, (struct ck_span){columns.begin, inside.begin}, kx, 1, term, true);
   copy_taps(f, inside, kx, 1, term, false);
-  copy_taps(f, (struct span){inside.end, columns.end}, kx, 1, term, true);
+  copy_taps(f, (struct ck_span){inside.end, columns.end}, kx, 1, term, true);
 }
 
 /* The taps of one kernel row for one row of the block. Without dilation and groups they are one run
  * of memory wherever all of them are inside the image. */
-static void fill_kernel_row(const struct fill_row *f, struct span columns, int64_t term) {
+static void fill_kernel_row(const struct fill_row *f, struct ck_span columns, int64_t term) {
   const struct ck_run *run = f->conv->run;
   const ck_window *w = &run->op->conv.window;
   const int64_t channels = f->conv->channels;
@@ -73,19 +68,19 @@ static void fill_kernel_row(const struct fill_row *f, struct span columns, int64
     copy_taps(f, columns, 0, w->kernel_w, term, true);
     return;
   }
-  struct span whole = {columns.end, columns.end};
+  struct ck_span whole = {columns.end, columns.end};
   if (w->dilation_w == 1 && channels == run->op->conv.in_channels) {
     const int64_t left = -run->image.pad_left;
-    const struct span first = span_inside(left, w->stride_w, run->image.width, columns);
-    const struct span last =
-        span_inside(left + w->kernel_w - 1, w->stride_w, run->image.width, columns);
+    const struct ck_span first = ck_span_inside(left, w->stride_w, run->image.width, columns);
+    const struct ck_span last =
+        ck_span_inside(left + w->kernel_w - 1, w->stride_w, run->image.width, columns);
     if (ck_max(first.begin, last.begin) < ck_min(first.end, last.end))
-      whole = (struct span){ck_max(first.begin, last.begin), ck_min(first.end, last.end)};
+      whole = (struct ck_span){ck_max(first.begin, last.begin), ck_min(first.end, last.end)};
   }
   copy_taps(f, whole, 0, w->kernel_w, term, false);
   for (int64_t kx = 0; kx < w->kernel_w; ++kx) {
-    fill_tap(f, (struct span){columns.begin, whole.begin}, kx, term + kx * channels);
-    fill_tap(f, (struct span){whole.end, columns.end}, kx, term + kx * channels);
+    fill_tap(f, (struct ck_span){columns.begin, whole.begin}, kx, term + kx * channels);
+    fill_tap(f, (struct ck_span){whole.end, columns.end}, kx, term + kx * channels);
   }
 }
 
@@ -95,7 +90,7 @@ static void fill_im2col(const void *context, const struct ck_block *block, int64
   const struct ck_run *run = conv->run;
   const ck_window *w = &run->op->conv.window;
   const int64_t row_terms = w->kernel_w * conv->channels;
-  const struct span columns = {block->x, block->x + block->cols};
+  const struct ck_span columns = {block->x, block->x + block->cols};
   for (int64_t r = 0; r < block->rows; ++r) {
     for (int64_t ky = begin / row_terms; ky * row_terms < end; ++ky) {
       const int64_t y = (block->y + r) * w->stride_h + ky * w->dilation_h - run->image.pad_top;
@@ -126,6 +121,8 @@ static bool is_pointwise(const struct ck_run *run) {
 
 static ck_fill_fn *fill_of(const struct ck_run *run) {
   if (run->op->kind == CK_OP_DEFORM) return ck_fill_deformed;
+  if (run->op->conv.layout == CK_NCHW)
+    return is_pointwise(run) ? ck_fill_planar_pointwise : ck_fill_planar_im2col;
   return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
 }
 
@@ -133,16 +130,18 @@ static ck_fill_fn *fill_of(const struct ck_run *run) {
 static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
                               const struct ck_conv_fill *fill) {
   const struct ck_op *op = run->op;
-  const int64_t column = group * op->gemm[group].columns;
+  const bool planar = op->conv.layout == CK_NCHW;
+  const int64_t plane = run->out_h * run->out_w;
+  const int64_t first = group * op->gemm[group].columns * (planar ? plane : 1);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = &op->gemm[group],
       .fill = fill_of(run),
       .context = fill,
       .run = run,
-      .residual = run->residual ? ck_at(run->residual, column, op->kernels->element) : NULL,
-      .y = ck_at_mut(run->y, column, op->kernels->element),
-      .y_step = op->conv.out_channels,
+      .residual = run->residual ? ck_at(run->residual, first, op->kernels->element) : NULL,
+      .y = ck_at_mut(run->y, first, op->kernels->element),
+      .y_step = planar ? plane : op->conv.out_channels,
       .activation = op->conv.activation,
   };
   return g;

@@ -6,9 +6,29 @@
 #if CK_X86
 #include <cpuid.h>
 #endif
+#if CK_ARM64 && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
+
+struct feature {
+  int bit;
+  const char *name;
+};
+
+/* The names of the bits that are set. */
+static const char *names_of(uint64_t has, const struct feature *table, size_t count) {
+  static _Thread_local char text[160];
+  text[0] = '\0';
+  for (size_t i = 0; i < count; ++i) {
+    if (!(has >> table[i].bit & 1)) continue;
+    if (text[0]) strcat(text, " ");
+    strcat(text, table[i].name);
+  }
+  return text;
+}
 
 #if CK_X86
 
@@ -28,13 +48,10 @@ static bool cpu_has(ck_isa isa) {
 }
 
 const char *ck_cpu_features(void) {
-  static const struct {
-    unsigned bit;
-    const char *name;
-  } table[] = {{0, "sse2"},     {1, "sse4.2"},     {2, "avx"},        {3, "avx2"},
-               {4, "fma"},      {5, "avx512f"},    {6, "avx512bw"},   {7, "avx512vl"},
-               {8, "avx512dq"}, {9, "avx512vnni"}, {10, "avx512bf16"}};
-  static _Thread_local char text[160];
+  static const struct feature table[] = {{0, "sse2"},       {1, "sse4.2"},     {2, "avx"},
+                                         {3, "avx2"},       {4, "fma"},        {5, "avx512f"},
+                                         {6, "avx512bw"},   {7, "avx512vl"},   {8, "avx512dq"},
+                                         {9, "avx512vnni"}, {10, "avx512bf16"}};
   __builtin_cpu_init();
   unsigned has = 0;
   has |= !!__builtin_cpu_supports("sse2") << 0 | !!__builtin_cpu_supports("sse4.2") << 1;
@@ -43,13 +60,7 @@ const char *ck_cpu_features(void) {
   has |= !!__builtin_cpu_supports("avx512bw") << 6 | !!__builtin_cpu_supports("avx512vl") << 7;
   has |= !!__builtin_cpu_supports("avx512dq") << 8 | !!__builtin_cpu_supports("avx512vnni") << 9;
   has |= !!__builtin_cpu_supports("avx512bf16") << 10;
-  text[0] = '\0';
-  for (size_t i = 0; i < sizeof table / sizeof *table; ++i) {
-    if (!(has >> table[i].bit & 1)) continue;
-    if (text[0]) strcat(text, " ");
-    strcat(text, table[i].name);
-  }
-  return text;
+  return names_of(has, table, sizeof table / sizeof *table);
 }
 
 const char *ck_cpu_name(void) {
@@ -88,8 +99,26 @@ static int64_t cache_bytes(unsigned level) {
 
 #else
 
-static bool cpu_has(ck_isa isa) { return isa == CK_ISA_SCALAR || (CK_ARM64 && isa == CK_ISA_NEON); }
-const char *ck_cpu_features(void) { return CK_ARM64 ? "neon" : ""; }
+enum { ASIMD_BIT = 1 }; /* of Linux's HWCAP, whose bits never change */
+
+static uint64_t hwcap(void) {
+#if CK_ARM64 && defined(__linux__)
+  return getauxval(AT_HWCAP);
+#else
+  return (uint64_t)CK_ARM64 << ASIMD_BIT; /* every AArch64 that macOS runs on */
+#endif
+}
+
+static bool cpu_has(ck_isa isa) {
+  return isa == CK_ISA_SCALAR || (isa == CK_ISA_NEON && hwcap() >> ASIMD_BIT & 1);
+}
+
+const char *ck_cpu_features(void) {
+  static const struct feature table[] = {
+      {ASIMD_BIT, "neon"}, {10, "fp16"}, {20, "dotprod"}, {22, "sve"}};
+  return names_of(hwcap(), table, sizeof table / sizeof *table);
+}
+
 const char *ck_cpu_name(void) { return CK_ARM64 ? "arm64" : "unknown"; }
 
 static int64_t cache_bytes(unsigned level) {

@@ -13,6 +13,10 @@ struct band {
   int64_t image, begin, end;
 };
 
+static bool is_planar(const struct ck_run *run) {
+  return run->deform && run->op->conv.layout == CK_NCHW;
+}
+
 /* How many rows of one group's channels fit: what a row of output reads, or more while a quarter of
  * L2 holds it. */
 static int64_t band_rows(const struct ck_run *run, int64_t row_bytes) {
@@ -29,7 +33,7 @@ static int64_t row_bytes_of(const struct ck_run *run) {
 
 ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes) {
   *bytes = 0;
-  if (!run->deform || !run->deform->planar) return CK_OK;
+  if (!is_planar(run)) return CK_OK;
   const int64_t row = row_bytes_of(run); /* at most the image's bytes, which are checked */
   *bytes = (size_t)(band_rows(run, row) * row) + sizeof(struct band) + 2 * CK_ALIGN;
   return CK_OK;
@@ -40,7 +44,7 @@ static struct band *band_of(const struct ck_conv_fill *f) { return ck_align(f->s
 static void *band_data(const struct ck_conv_fill *f) { return ck_align(band_of(f) + 1); }
 
 void ck_deform_start(const struct ck_conv_fill *f) {
-  if (f->run->deform && f->run->deform->planar) *band_of(f) = (struct band){0, 0, 0};
+  if (is_planar(f->run)) *band_of(f) = (struct band){0, 0, 0};
 }
 
 /* A row of `streams` planes -> as many channels of a row of pixels; streams and element are
@@ -116,7 +120,7 @@ static void find_rows(const struct ck_conv_fill *f, const struct ck_block *block
                       struct ck_deform_args *args) {
   const struct ck_run *run = f->run;
   const int element = run->op->kernels->element;
-  if (run->deform->planar) {
+  if (is_planar(run)) {
     args->x = ck_at(band_data(f), channel, element);
     args->row_begin = band_of(f)->begin;
     args->row_end = band_of(f)->end;
@@ -142,7 +146,7 @@ static struct view view_at(const struct ck_run *run, const struct ck_block *bloc
   const int element = run->op->kernels->element;
   const int64_t size = run->out_h * run->out_w;
   const int64_t pixel = (block->y + row) * run->out_w + block->x;
-  if (run->deform->planar)
+  if (is_planar(run))
     return (struct view){ck_at(data, (block->image * channels + channel) * size + pixel, element),
                          1, size};
   return (struct view){ck_at(data, (block->image * size + pixel) * channels + channel, element),
@@ -204,7 +208,7 @@ static void fill_tap(const struct ck_conv_fill *f, const struct ck_block *block,
 void ck_fill_deformed(const void *context, const struct ck_block *block, int64_t begin, int64_t end,
                       const struct ck_panel *panel) {
   const struct ck_conv_fill *f = context;
-  if (f->run->deform->planar) slide_band(f, block);
+  if (is_planar(f->run)) slide_band(f, block);
   for (int64_t tap = begin / f->channels; tap * f->channels < end; ++tap)
     fill_tap(f, block, tap, begin, end, panel);
 }

@@ -11,6 +11,8 @@ CK_DECLARE(scalar);
 CK_DECLARE(sse2);
 CK_DECLARE(avx2);
 CK_DECLARE(avx512);
+#elif CK_ARM64
+CK_DECLARE(neon);
 #endif
 
 static const struct ck_kernels *const tables[CK_ISA_COUNT][CK_DTYPE_COUNT] = {
@@ -19,6 +21,8 @@ static const struct ck_kernels *const tables[CK_ISA_COUNT][CK_DTYPE_COUNT] = {
     [CK_ISA_SSE2] = CK_TABLES(sse2),
     [CK_ISA_AVX2] = CK_TABLES(avx2),
     [CK_ISA_AVX512] = CK_TABLES(avx512),
+#elif CK_ARM64
+    [CK_ISA_NEON] = CK_TABLES(neon),
 #endif
 };
 

@@ -1,108 +1,273 @@
-/* Depthwise: borders, the choice of kernel, rows of a block. */
+/* Depthwise: borders, the choice of kernel, rows of a block.
+ *
+ * 3x3 at stride 1 and 2 has kernels that walk over the image itself. Every other window reads rows
+ * that were staged: for each vector of channels, the input rows under the window are copied once
+ * into a ring of contiguous, padded rows, which stays in L1. Pixels lie C channels apart in the
+ * image, and where C is a power of two a window's worth of them falls into a few cache sets; the
+ * copy costs less than the conflicts, and leaves the kernel no borders and no tails.
+ *
+ * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
+ * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
+ * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
+ */
 #include <math.h>
 
 #include "ck_impl.h"
 
-/* How many output pixels one block of a plain depthwise has: its table of offsets is a fraction of
- * the L1, and its input rows stay in L2. */
-enum { BLOCK_PIXELS = 1024 };
+/* The input of one block of a plain depthwise takes a quarter of L2, and at least so many pixels.
+ */
+enum { LEAST_BLOCK_PIXELS = 256 };
 
-typedef void dw_kernel(const struct ck_dw_args *);
+typedef void dw3x3_kernel(const struct ck_dw_args *);
 
-struct dw_choice {
-  dw_kernel *kernel;
-  int rows; /* output rows it makes at once */
-};
-
-static struct dw_choice choose(const struct ck_run *run) {
+/* The 3x3 kernel for this window, or null. */
+static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
-  if (run->multiplier == 1 && w->kernel_h == 3 && w->kernel_w == 3 && w->dilation_h == 1 &&
-      w->dilation_w == 1 && w->stride_h == w->stride_w) {
-    if (w->stride_h == 1) return (struct dw_choice){k->dwconv3x3s1, k->dw_rows};
-    if (w->stride_h == 2) return (struct dw_choice){k->dwconv3x3s2, k->dw_rows};
-  }
-  return (struct dw_choice){k->dwconv_any, 1};
+  if (run->group_in != 1 || run->group_out != 1 || w->kernel_h != 3 || w->kernel_w != 3 ||
+      w->dilation_h != 1 || w->dilation_w != 1 || w->stride_h != w->stride_w)
+    return NULL;
+  return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
 
-int64_t ck_dw_row_pointers(const struct ck_run *run) {
-  const ck_window *w = &run->op->conv.window;
-  return (choose(run).rows - 1) * w->stride_h + w->kernel_h;
+bool ck_dw_by_columns(const struct ck_run *run) { return kernel_3x3(run) != NULL; }
+
+/* The input row y of an image, or null where that is padding. */
+static const void *input_row(const struct ck_run *run, int64_t image, int64_t y) {
+  const ck_image *i = &run->image;
+  if (y < 0 || y >= i->height) return NULL;
+  return ck_at(run->x, (image * i->height + y) * i->width * i->channels, run->op->kernels->element);
 }
 
-/* The input rows under `out_rows` rows from out_y on. With several output rows there is no
- * dilation, and the rows of the second continue those of the first. */
-static void find_rows(const struct ck_run *run, int64_t image, int64_t out_y, int out_rows,
-                      const void **rows) {
-  const ck_window *w = &run->op->conv.window;
-  const int64_t count = (out_rows - 1) * w->stride_h + w->kernel_h;
-  const int64_t row_elements = run->image.width * run->image.channels;
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t y = out_y * w->stride_h + r * w->dilation_h - run->image.pad_top;
-    const bool inside = y >= 0 && y < run->image.height;
-    rows[r] = inside ? ck_at(run->x, (image * run->image.height + y) * row_elements,
-                             run->op->kernels->element)
-                     : NULL;
-  }
-}
+/* ------------------------------------------------------------------------------------ 3x3 kernels
+ */
 
-void ck_dw_block(const struct ck_run *run, const struct ck_block *block, int64_t channel_begin,
-                 int64_t channel_end, void *out, const int64_t *offset, int64_t out_step,
-                 const ck_activation *activation, const void **rows) {
+enum { MAX_ROWS_3X3 = 2 * 2 + 1 }; /* under two output rows at stride 2 */
+
+static void block_3x3(const struct ck_run *run, const struct ck_block *block,
+                      const struct ck_dw_target *target, dw3x3_kernel *kernel) {
   const struct ck_op *op = run->op;
-  const ck_window *w = &op->conv.window;
-  const struct dw_choice choice = choose(run);
+  const int64_t stride = op->conv.window.stride_h;
+  const void *rows[MAX_ROWS_3X3];
   struct ck_dw_args args = {
       .rows = rows,
       .weights = op->dw.data,
       .bias = op->dw.bias,
-      .out = out,
-      .out_step = out_step,
-      .channel_begin = channel_begin,
-      .channel_end = channel_end,
+      .out = target->out,
+      .out_step = target->out_step,
+      .channel_begin = target->channel_begin,
+      .channel_end = target->channel_end,
       .pixel_step = run->image.channels,
-      .multiplier = run->multiplier,
       .in_w = run->image.width,
       .out_w = block->cols,
-      .x0 = block->x * w->stride_w - run->image.pad_left,
-      .kernel_h = w->kernel_h,
-      .kernel_w = w->kernel_w,
-      .stride_w = w->stride_w,
-      .dilation_w = w->dilation_w,
-      .low = activation->low,
-      .high = activation->high,
+      .x0 = block->x * stride - run->image.pad_left,
+      .low = target->activation->low,
+      .high = target->activation->high,
   };
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = (int)ck_min(choice.rows, block->rows - r);
-    args.offset = offset + r * block->cols;
-    find_rows(run, block->image, block->y + r, args.out_rows, rows);
-    choice.kernel(&args);
+    args.out_rows = (int)ck_min(op->kernels->dw_rows, block->rows - r);
+    args.offset = target->offset + r * block->cols;
+    const int64_t first = (block->y + r) * stride - run->image.pad_top;
+    for (int64_t i = 0; i < (args.out_rows - 1) * stride + 3; ++i)
+      rows[i] = input_row(run, block->image, first + i);
+    kernel(&args);
   }
 }
 
+/* ------------------------------------------------------------------------------------ staged rows
+ */
+
+int64_t ck_gcd(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+/* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
+struct walk {
+  int64_t dilation; /* 1 where there is only one tap */
+  int64_t phases, group_columns;
+};
+
+static struct walk walk_of(const ck_window *w) {
+  struct walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
+  const int64_t divisor = ck_gcd(w->stride_w, walk.dilation);
+  walk.phases = walk.dilation / divisor;
+  walk.group_columns = w->stride_w / divisor * walk.dilation;
+  return walk;
+}
+
+/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, and one of padding. */
+struct ring {
+  int64_t slots, columns;
+};
+
+/* A row holds the columns under `cols` outputs, or under a whole group of outputs of the last phase
+ * where that reaches further: kernels for strides up to 3 read the columns of outputs that are
+ * missing in a short phase. */
+static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+  const ck_window *w = &run->op->conv.window;
+  const struct walk walk = walk_of(w);
+  const int64_t group = run->op->kernels->dw_group;
+  const bool literal = walk.group_columns <= 3 * walk.dilation;
+  int64_t last, short_phase = 0, reach;
+  if (!ck_mul(cols - 1, w->stride_w, &last) || !ck_mul(w->kernel_w - 1, walk.dilation, &reach))
+    return CK_E_OVERFLOW;
+  if (literal) /* then no factor is much larger than a padded row */
+    short_phase = (ck_min(walk.phases, cols) - 1) * w->stride_w + (group - 1) * walk.group_columns;
+  if (!ck_add(ck_max(last, short_phase), reach + 1, &ring->columns)) return CK_E_OVERFLOW;
+  ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
+  return CK_OK;
+}
+
+ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
+  const struct ck_kernels *k = run->op->kernels;
+  *bytes = 0;
+  if (kernel_3x3(run)) return CK_OK;
+  struct ring ring;
+  int64_t rows, tables;
+  const ck_status status = ring_of(run, block_cols, &ring);
+  if (status != CK_OK) return status;
+  const int64_t group_in = run->group_in;
+  if (!ck_mul(ring.slots, group_in, &ring.slots) || !ck_mul(ring.slots + 1, ring.columns, &rows) ||
+      !ck_mul(rows, (int64_t)k->lanes * k->element, &rows) ||
+      !ck_mul(run->op->conv.window.kernel_h, group_in, &tables) ||
+      !ck_add(ring.slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
+      !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
+    return CK_E_OVERFLOW;
+  *bytes = (size_t)rows;
+  return CK_OK;
+}
+
+/* What the staging of one vector of channels needs to know. */
+struct stage {
+  const struct ck_run *run;
+  const struct ck_block *block;
+  struct ring ring;
+  char *data;     /* the slots, then the row of padding */
+  int64_t *holds; /* which input row each slot holds, or -1 */
+  int64_t slot_bytes;
+  int64_t channel, lanes;
+};
+
+/* Input row y of the block's image, channel c of each output's group, staged now unless it is there
+ * already. */
+static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
+  const struct ck_run *run = s->run;
+  const ck_image *image = &run->image;
+  const char *source = input_row(run, s->block->image, y);
+  if (!source) return s->data + s->ring.slots * run->group_in * s->slot_bytes;
+  const int64_t slot = y % s->ring.slots * run->group_in + c;
+  char *to = s->data + slot * s->slot_bytes;
+  if (s->holds[slot] == y) return to;
+  s->holds[slot] = y;
+  const int64_t first = s->block->x * run->op->conv.window.stride_w - image->pad_left;
+  const int64_t begin = ck_max(0, ck_min(first, image->width));
+  const int64_t end = ck_max(begin, ck_min(first + s->ring.columns, image->width));
+  const int64_t before = ck_min(begin - first, s->ring.columns);
+  run->op->kernels->dw_stage(&(struct ck_stage_args){
+      .to = to,
+      .src = ck_at(source, begin * image->channels, run->op->kernels->element),
+      .src_step = image->channels,
+      .before = before,
+      .pixels = end - begin,
+      .after = s->ring.columns - before - (end - begin),
+      .channel = s->channel,
+      .lanes = s->lanes,
+      .group_in = run->group_in,
+      .group_out = run->group_out,
+      .member = c,
+  });
+  return to;
+}
+
+static void block_staged(const struct ck_run *run, const struct ck_block *block,
+                         const struct ck_dw_target *target, void *scratch) {
+  const struct ck_op *op = run->op;
+  const struct ck_kernels *k = op->kernels;
+  const ck_window *w = &op->conv.window;
+  const struct walk walk = walk_of(w);
+  struct stage s = {.run = run, .block = block};
+  ring_of(run, block->cols, &s.ring);
+  s.slot_bytes = s.ring.columns * k->lanes * k->element;
+  const int64_t slots = s.ring.slots * run->group_in;
+  s.holds = ck_align(scratch);
+  const void **rows = ck_align(s.holds + slots);
+  s.data = ck_align(rows + w->kernel_h * run->group_in);
+  memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
+
+  struct ck_dw_row_args args = {
+      .rows = rows,
+      .kernel_h = w->kernel_h * run->group_in,
+      .kernel_w = w->kernel_w,
+      .out_w = block->cols,
+      .tap_step = walk.dilation * k->lanes,
+      .out_step = w->stride_w * k->lanes,
+      .phases = walk.phases,
+      .group_step = walk.group_columns * k->lanes,
+      .low = target->activation->low,
+      .high = target->activation->high,
+  };
+  const int64_t taps = args.kernel_h * args.kernel_w;
+  for (int64_t c = target->channel_begin; c < target->channel_end; c += k->lanes) {
+    s.channel = c;
+    s.lanes = args.lanes = ck_min(k->lanes, target->channel_end - c);
+    args.weights = ck_at(op->dw.data, c * taps, k->element);
+    args.bias = ck_at(op->dw.bias, c, k->element);
+    args.out = ck_at_mut(target->out, (c - target->channel_begin) / k->lanes * target->out_step,
+                         k->element);
+    for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
+    for (int64_t r = 0; r < block->rows; ++r) {
+      args.offset = target->offset + r * block->cols;
+      const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
+      for (int64_t i = 0; i < args.kernel_h; ++i)
+        rows[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
+      k->dwconvKxK(&args);
+    }
+  }
+}
+
+void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
+                 const struct ck_dw_target *target, void *scratch) {
+  dw3x3_kernel *kernel = kernel_3x3(run);
+  if (kernel)
+    block_3x3(run, block, target, kernel);
+  else
+    block_staged(run, block, target, scratch);
+}
+
+/* --------------------------------------------------------------------- a depthwise on its own */
+
+const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
+
 static struct ck_blocking blocking_of(const struct ck_run *run) {
-  return ck_blocking_of(run->image.batch, run->out_h, run->out_w, BLOCK_PIXELS);
+  const ck_window *w = &run->op->conv.window;
+  const int64_t pixel = run->image.channels * run->op->kernels->element;
+  const int64_t inputs =
+      ck_cpu_l2_bytes() / 4 / pixel / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
+  return ck_blocking_of(run->image.batch, run->out_h, run->out_w,
+                        ck_max(LEAST_BLOCK_PIXELS, inputs));
 }
 
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_blocking b = blocking_of(run);
-  const int64_t words = b.rows * b.cols + ck_dw_row_pointers(run);
-  *bytes = (size_t)words * sizeof(int64_t) + 2 * CK_ALIGN;
-  return CK_OK;
+  const ck_status status = ck_dw_scratch(run, b.cols, bytes);
+  *bytes += (size_t)(b.rows * b.cols) * sizeof(int64_t) + 2 * CK_ALIGN;
+  return status;
 }
 
-/* What a depthwise has after its sums: a residual, and an activation that is no clamp. */
-static void finish_block(const struct ck_run *run, int64_t at, int64_t pixels) {
-  const struct ck_op *op = run->op;
-  const struct ck_kernels *k = op->kernels;
-  void *y = ck_at_mut(run->y, at * op->dw.channels, k->element);
+void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
+  const struct ck_kernels *k = run->op->kernels;
+  const ck_activation *activation = &run->op->conv.activation;
+  void *y = ck_at_mut(run->y, at, k->element);
   if (run->residual)
-    k->add_clamp(&(struct ck_add_args){y, ck_at(run->residual, at * op->dw.channels, k->element),
-                                       pixels * op->dw.channels, op->conv.activation.low,
-                                       op->conv.activation.high});
-  if (op->conv.activation.kind != CK_ACT_CLAMP)
-    k->activate(&(struct ck_act_args){y, pixels, op->dw.channels, op->dw.channels,
-                                      op->conv.activation.kind});
+    k->add_clamp(&(struct ck_add_args){y, ck_at(run->residual, at, k->element), n, activation->low,
+                                       activation->high});
+  if (activation->kind != CK_ACT_CLAMP)
+    k->activate(&(struct ck_act_args){y, 1, n, n, activation->kind});
 }
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
@@ -110,16 +275,20 @@ void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   const struct ck_blocking blocking = blocking_of(run);
   const int64_t channels = op->dw.channels;
   int64_t *offset = ck_align(workspace);
-  const void **rows = ck_align(offset + blocking.rows * blocking.cols);
+  void *scratch = offset + blocking.rows * blocking.cols;
   for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * channels;
 
-  const ck_activation identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
-  const ck_activation *activation = run->residual ? &identity : &op->conv.activation;
+  struct ck_dw_target target = {
+      .offset = offset,
+      .out_step = op->kernels->lanes,
+      .channel_end = channels,
+      .activation = run->residual ? &ck_identity : &op->conv.activation,
+  };
   for (int64_t i = 0; i < ck_block_count(&blocking); ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const int64_t at = (block.image * run->out_h + block.y) * run->out_w + block.x;
-    ck_dw_block(run, &block, 0, channels, ck_at_mut(run->y, at * channels, op->kernels->element),
-                offset, op->kernels->lanes, activation, rows);
-    finish_block(run, at, block.pixels);
+    target.out = ck_at_mut(run->y, at * channels, op->kernels->element);
+    ck_dw_block(run, &block, &target, scratch);
+    ck_dw_finish(run, at * channels, block.pixels * channels);
   }
 }

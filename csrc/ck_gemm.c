@@ -42,6 +42,19 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index) {
   return block;
 }
 
+static bool planar(const struct ck_gemm *g) { return g->weights->layout == CK_NCHW; }
+
+/* Pixels are the rows of the sums, and planes those of the result: a block's sums wait in the
+ * workspace. */
+static bool crossed(const struct ck_gemm *g) {
+  return g->run->op->conv.layout == CK_NCHW && !planar(g);
+}
+
+/* NCHW: pixels of one group of the panel. */
+static int64_t group_pixels(const struct ck_kernels *k) {
+  return (int64_t)k->gemm_vectors * k->lanes;
+}
+
 /* How a GEMM is cut. */
 struct cut {
   int64_t terms;  /* of one range, a multiple of the lanes */
@@ -59,8 +72,9 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t ranges = ck_ceil_div(w->terms, most);
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
   const bool resident = w->terms < l2 / 2 / w->columns;
-  const int64_t tiles = (resident ? l2 / 16 : l2 / 4) / (terms * k->gemm_rows);
-  return (struct cut){terms, ck_max(1, tiles) * k->gemm_rows};
+  const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
+  const int64_t steps = (resident ? l2 / 16 : l2 / 4) / (terms * step);
+  return (struct cut){terms, ck_max(1, steps) * step};
 }
 
 static struct ck_blocking blocking_of(const struct ck_gemm *g, const struct cut *cut) {
@@ -71,28 +85,22 @@ static int64_t tiles_of(int64_t pixels, const struct ck_kernels *k) {
   return ck_ceil_div(pixels, k->gemm_rows);
 }
 
-/* A block's pixels are dealt out to its tiles evenly: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 +
- * 7, because a low tile cannot keep the FMA units busy. */
-struct deal {
-  int64_t tiles, low, high_tiles; /* the first high_tiles tiles have low + 1 rows */
-};
-
-static struct deal deal_of(int64_t pixels, const struct ck_kernels *k) {
-  const int64_t tiles = tiles_of(pixels, k);
-  return (struct deal){tiles, pixels / tiles, pixels % tiles};
-}
-
-static int64_t rows_of(const struct deal *d, int64_t tile) {
-  return d->low + (tile < d->high_tiles);
-}
-
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
+  const struct ck_kernels *k = g->kernels;
   const struct cut cut = cut_of(g);
   const struct ck_blocking b = blocking_of(g, &cut);
   const int64_t pixels = b.rows * b.cols;
-  const int64_t panel = tiles_of(pixels, g->kernels) * g->kernels->gemm_rows * cut.terms;
-  *bytes = (size_t)(panel * g->kernels->element) + (size_t)pixels * sizeof(int64_t) + 2 * CK_ALIGN;
+  const int64_t padded =
+      planar(g) ? ck_round_up(pixels, group_pixels(k)) : tiles_of(pixels, k) * k->gemm_rows;
+  const int64_t sums = crossed(g) ? pixels * g->weights->columns : 0;
+  *bytes = (size_t)((padded * cut.terms + sums) * k->element) + (size_t)pixels * sizeof(int64_t) +
+           3 * CK_ALIGN;
   return CK_OK;
+}
+
+struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g) {
+  const struct cut cut = cut_of(g);
+  return blocking_of(g, &cut);
 }
 
 /* Some elements, to be brought near in the course of `steps` steps. */
@@ -122,17 +130,17 @@ static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_bl
   return ahead_of(ck_at(run->x, at, element), rows * row, element, steps);
 }
 
-/* One block times one range of terms. Meanwhile the next panel of weights and the next block's
- * input come into L2: without that a network whose weights are in L3 runs at two thirds of its
- * speed. */
+/* One block times one range of terms, to pixel `first` of y and on. Meanwhile the next panel of
+ * weights and the next block's input come into L2: without that a network whose weights are in L3
+ * runs at two thirds of its speed. */
 static void multiply(const struct ck_gemm *g, const struct ck_block *block,
-                     const struct ck_block *next, const struct ck_panel *panel, int64_t begin,
-                     int64_t end, int64_t tile_step) {
+                     const struct ck_block *next, const struct ck_panel *panel, int64_t first,
+                     int64_t begin, int64_t end) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
   const bool last = end == w->terms;
-  const struct deal deal = deal_of(block->pixels, k);
-  const int64_t start = (block->image * g->run->out_h + block->y) * g->run->out_w + block->x;
+  const struct ck_deal deal = ck_deal_of(block->pixels, k);
+  const int64_t tile_step = panel->elements / deal.tiles;
   const int64_t steps = ck_ceil_div(end - begin, k->lanes); /* of one call */
   const int64_t calls = deal.tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
@@ -141,7 +149,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  if (last) args.ahead[1] = input_of_next(g, block, next, steps * calls);
+  if (last && !crossed(g)) args.ahead[1] = input_of_next(g, block, next, steps * calls);
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -153,12 +161,12 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
                              k->element, steps * deal.tiles);
-    int64_t at = start * g->y_step + column;
+    int64_t at = first * g->y_step + column;
     for (int64_t t = 0; t < deal.tiles; ++t) {
       args.a = ck_at(panel->data, t * tile_step, k->element);
       args.c = ck_at_mut(g->y, at, k->element);
       args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
-      args.rows = (int)rows_of(&deal, t);
+      args.rows = (int)ck_deal_rows(&deal, t);
       k->gemm(&args);
       if (last && g->activation.kind != CK_ACT_CLAMP)
         k->activate(
@@ -170,31 +178,137 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   }
 }
 
+/* The same for NCHW: the weights' tiles of channels are the rows, the panel's groups of pixels the
+ * columns. */
+static void multiply_planar(const struct ck_gemm *g, const struct ck_block *block,
+                            const struct ck_panel *panel, int64_t begin, int64_t end) {
+  const struct ck_kernels *k = g->kernels;
+  const struct ck_gemm_weights *w = g->weights;
+  const struct ck_run *run = g->run;
+  const bool last = end == w->terms;
+  const struct ck_deal deal = ck_deal_of(w->columns, k);
+  const int64_t tile_step = ck_round_up(w->terms, k->lanes) * k->gemm_rows;
+  const int64_t group = group_pixels(k), groups = ck_ceil_div(block->pixels, group);
+  const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
+  const int64_t start = image + block->y * run->out_w + block->x;
+  const int64_t steps = ck_ceil_div(end - begin, k->lanes);
+  struct ck_gemm_args args = {
+      .c_step = g->y_step,
+      .terms = end - begin,
+      .low = last ? g->activation.low : -INFINITY,
+      .high = last ? g->activation.high : INFINITY,
+  };
+
+  for (int64_t t = 0, channel = 0; t < deal.tiles; channel += args.rows, ++t) {
+    args.rows = (int)ck_deal_rows(&deal, t);
+    args.a = ck_at(w->data, t * tile_step + begin * k->gemm_rows, k->element);
+    args.row_bias = begin == 0 ? ck_at(w->bias, channel, k->element) : NULL;
+    const bool more = t + 1 < deal.tiles;
+    args.ahead[0] = ahead_of(ck_at(args.a, tile_step, k->element),
+                             more ? (end - begin) * k->gemm_rows : 0, k->element, steps * groups);
+    for (int64_t i = 0; i < groups; ++i) {
+      const int64_t at = start + channel * g->y_step + i * group;
+      args.columns = ck_min(group, block->pixels - i * group);
+      args.vectors = (int)ck_ceil_div(args.columns, k->lanes);
+      args.b = ck_at(panel->data, i * panel->group_step, k->element);
+      args.c = ck_at_mut(g->y, at, k->element);
+      args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
+      k->gemm(&args);
+      if (last && g->activation.kind != CK_ACT_CLAMP)
+        k->activate(
+            &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
+      args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
+    }
+  }
+}
+
 /* Where each pixel of a block goes in the panel. */
-static void place_pixels(int64_t *offset, const struct deal *deal, int64_t tile_step,
+static void place_pixels(int64_t *offset, const struct ck_deal *deal, int64_t tile_step,
                          int64_t lanes) {
   for (int64_t t = 0; t < deal->tiles; ++t)
-    for (int64_t r = 0; r < rows_of(deal, t); ++r) *offset++ = t * tile_step + r * lanes;
+    for (int64_t r = 0; r < ck_deal_rows(deal, t); ++r) *offset++ = t * tile_step + r * lanes;
+}
+
+/* The panel of a block, empty; `data` is where its elements go. */
+static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *block,
+                                const struct cut *cut, int64_t *offset, void *data) {
+  const struct ck_kernels *k = g->kernels;
+  const int64_t group = group_pixels(k), tile_step = k->gemm_rows * cut->terms;
+  struct ck_panel panel = {.data = data};
+  if (planar(g)) {
+    const int64_t rest = block->pixels % group; /* few pixels make a group of one vector */
+    panel.group_step = group * cut->terms;
+    panel.narrow = rest && rest <= k->lanes ? block->pixels - rest : INT64_MAX;
+    panel.elements = ck_ceil_div(block->pixels, group) * panel.group_step;
+  } else {
+    const struct ck_deal deal = ck_deal_of(block->pixels, k);
+    place_pixels(offset, &deal, tile_step, k->lanes);
+    panel.offset = offset;
+    panel.elements = deal.tiles * tile_step;
+  }
+  return panel;
+}
+
+/* Where the sums of a block wait that go into planes: a GEMM whose y is that place. */
+static struct ck_gemm waiting(const struct ck_gemm *g, void *sums) {
+  const bool finish = !g->residual && g->activation.kind == CK_ACT_CLAMP;
+  struct ck_gemm rows = *g;
+  rows.y = sums;
+  rows.y_step = g->weights->columns;
+  rows.residual = NULL;
+  rows.activation = finish ? g->activation : ck_identity;
+  return rows;
+}
+
+/* A block's sums, pixel by pixel, into the planes of y, and what is done to them there. */
+static void cross(const struct ck_gemm *g, const struct ck_block *block, const void *sums) {
+  const struct ck_kernels *k = g->kernels;
+  const struct ck_run *run = g->run;
+  const int64_t columns = g->weights->columns;
+  const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
+  const int64_t at = image + block->y * run->out_w + block->x;
+  void *y = ck_at_mut(g->y, at, k->element);
+  k->planar_copy(&(struct ck_planar_copy_args){.to = y,
+                                               .src = sums,
+                                               .to_row = g->y_step,
+                                               .src_row = 1,
+                                               .step = columns,
+                                               .n = block->pixels,
+                                               .rows = columns});
+  for (int64_t c = 0; g->residual && c < columns; ++c)
+    k->add_clamp(&(struct ck_add_args){ck_at_mut(y, c * g->y_step, k->element),
+                                       ck_at(g->residual, at + c * g->y_step, k->element),
+                                       block->pixels, g->activation.low, g->activation.high});
+  if (g->activation.kind != CK_ACT_CLAMP)
+    k->activate(&(struct ck_act_args){y, columns, block->pixels, g->y_step, g->activation.kind});
 }
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
-  const struct ck_kernels *k = g->kernels;
   const struct cut cut = cut_of(g);
   const struct ck_blocking blocking = blocking_of(g, &cut);
-  const int64_t tile_step = k->gemm_rows * cut.terms, blocks = ck_block_count(&blocking);
+  const int64_t blocks = ck_block_count(&blocking), terms = g->weights->terms;
+  const int64_t pixels = blocking.rows * blocking.cols;
   int64_t *offset = ck_align(workspace);
-  void *data = ck_align(offset + blocking.rows * blocking.cols);
+  void *sums = ck_align(offset + pixels);
+  void *data = crossed(g)
+                   ? ck_align(ck_at_mut(sums, pixels * g->weights->columns, g->kernels->element))
+                   : sums;
+  const struct ck_gemm rows = crossed(g) ? waiting(g, sums) : *g;
 
   for (int64_t i = 0; i < blocks; ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const struct ck_block next = ck_block_at(&blocking, ck_min(i + 1, blocks - 1));
-    const struct deal deal = deal_of(block.pixels, k);
-    place_pixels(offset, &deal, tile_step, k->lanes);
-    const struct ck_panel panel = {data, offset, deal.tiles * tile_step};
-    for (int64_t begin = 0; begin < g->weights->terms; begin += cut.terms) {
-      const int64_t end = ck_min(begin + cut.terms, g->weights->terms);
+    const struct ck_panel panel = panel_of(g, &block, &cut, offset, data);
+    const int64_t first =
+        crossed(g) ? 0 : (block.image * blocking.out_h + block.y) * blocking.out_w + block.x;
+    for (int64_t begin = 0; begin < terms; begin += cut.terms) {
+      const int64_t end = ck_min(begin + cut.terms, terms);
       g->fill(g->context, &block, begin, end, &panel);
-      multiply(g, &block, &next, &panel, begin, end, tile_step);
+      if (planar(g))
+        multiply_planar(g, &block, &panel, begin, end);
+      else
+        multiply(&rows, &block, &next, &panel, first, begin, end);
     }
+    if (crossed(g)) cross(g, &block, sums);
   }
 }

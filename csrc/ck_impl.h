@@ -44,12 +44,12 @@ struct ck_ahead {
   int64_t lines;
 };
 
-/* c[rows][columns] = clamp(bias + a x b + residual); where bias is null the sum continues from c.
- */
+/* c[rows][columns] = clamp(bias + a x b + residual); without a bias the sum continues from c. */
 struct ck_gemm_args {
   const void *a;        /* one tile of the panel */
   const void *b;        /* packed weights [terms][vectors * L] */
-  const void *bias;     /* vectors * L elements, or null */
+  const void *bias;     /* one per column, vectors * L of them, or null */
+  const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
   int64_t c_step; /* elements from one row of c to the next */
@@ -61,22 +61,47 @@ struct ck_gemm_args {
   struct ck_ahead ahead[2];
 };
 
-/* One or more rows of depthwise output, every channel of [channel_begin, channel_end). */
+/* Depthwise 3x3: one or more rows of output, channels [channel_begin, channel_end). */
 struct ck_dw_args {
   const void *const *rows; /* the input rows the taps touch, top down; null is a row of padding */
-  const void *weights;     /* packed [channels / L][kernel_h * kernel_w][L] */
-  const void *bias;        /* one per output channel, rounded up to L */
+  const void *weights;     /* packed [channels / L][9][L] */
+  const void *bias;        /* one per channel, rounded up to L */
   void *out;
   const int64_t *offset; /* where in out each pixel's channel_begin goes, row after row */
   int64_t out_step;      /* elements from L channels of a pixel to its next L */
-  int64_t channel_begin, channel_end; /* output channels; begin is a multiple of L */
+  int64_t channel_begin, channel_end; /* begin is a multiple of L */
   int64_t pixel_step;                 /* elements from one input pixel to the next */
-  int64_t multiplier;
   int64_t in_w, out_w;
-  int64_t x0; /* input column under the first tap of the first output; negative is padding */
-  int64_t kernel_h, kernel_w, stride_w, dilation_w;
-  int out_rows; /* 1, or up to dw_rows in a 3x3 kernel */
+  int64_t x0;   /* input column under the first tap of the first output; negative is padding */
+  int out_rows; /* 1 .. dw_rows */
   double low, high;
+};
+
+/* Depthwise, any window: one row of output, L channels. Steps are in elements of a staged row. */
+struct ck_dw_row_args {
+  const void *const *rows; /* kernel_h staged rows, at the first tap of the first output */
+  const void *weights;     /* [kernel_h * kernel_w][L] */
+  const void *bias;        /* [L] */
+  void *out;
+  const int64_t *offset; /* where in out each pixel goes */
+  int64_t lanes;         /* channels that exist */
+  int64_t kernel_h, kernel_w, out_w;
+  int64_t tap_step;   /* from one tap to the next */
+  int64_t out_step;   /* from one output to the next */
+  int64_t phases;     /* outputs that are so far apart are whole taps apart ... */
+  int64_t group_step; /* ... namely this far */
+  double low, high;
+};
+
+/* One row of L output channels of the input, into scratch: [before + pixels + after][L]. */
+struct ck_stage_args {
+  void *to;
+  const void *src;  /* the row's first pixel that is wanted */
+  int64_t src_step; /* elements from one input pixel to the next */
+  int64_t before, pixels, after;
+  int64_t channel, lanes; /* output channels [channel, channel + lanes) */
+  /* output channel o reads input channel o / group_out * group_in + member */
+  int64_t group_in, group_out, member;
 };
 
 /* Copy n consecutive terms of each of several pixels into the panel. */
@@ -111,6 +136,38 @@ struct ck_deform_args {
   const void *zeros; /* n of them: a pixel outside the image */
 };
 
+/* NCHW: one term of `rows` rows of neighbouring pixels into a planar panel: groups of vectors * L
+ * pixels, from pixel `narrow` on of L. Row r begins at pixel + r * row_pixels. */
+struct ck_planar_fill_args {
+  void *panel;
+  int64_t group_step, narrow;
+  int64_t term, pixel, row_pixels;
+  const void *src;           /* null: zeros */
+  int64_t src_step, src_row; /* elements from one pixel, from one row to the next */
+  int64_t pixels, rows;
+};
+
+/* NCHW: to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. */
+struct ck_planar_copy_args {
+  void *to;
+  const void *src;
+  int64_t to_row, src_row, step, n, rows;
+};
+
+/* NCHW: out[i] = clamp(bias + sum over the taps of plane[tap.plane + i] * weights[tap.weight]), i <
+ * n. The plane is readable for a vector past its end. */
+struct ck_tap {
+  int64_t plane, weight;
+};
+struct ck_dw_planar_args {
+  const void *plane;
+  const struct ck_tap *tap;
+  const void *weights, *bias;
+  int64_t taps, n;
+  void *out;
+  double low, high;
+};
+
 /* Apply an activation other than a clamp to rows that were just written. */
 struct ck_act_args {
   void *y;
@@ -124,6 +181,22 @@ struct ck_add_args {
   const void *residual;
   int64_t n;
   double low, high;
+};
+
+/* out[p * out_step + i] = in[p * in_step + i], joined with the taps that lie tap_step, 2 tap_step
+ * .. further on, for i < n and p < pixels. To join is to add or to take the larger. */
+struct ck_pool_args {
+  const void *in;
+  void *out; /* may be in, of one pixel: elements are read before their places are written */
+  int64_t taps, tap_step; /* of 0 taps come zeros, or -inf */
+  int64_t pixels, in_step, out_step;
+  int64_t n;
+  int64_t ahead;        /* how far ahead of their use the last two taps are brought near; or 0 */
+  bool every_other;     /* in[2 * i] for in[i]; `in` is readable for 2 L elements past its end */
+  bool more;            /* join to what is in out */
+  bool mean;            /* divide by divisor * divisors[i] */
+  double divisor;       /* which may be 0 */
+  const void *divisors; /* null: ones */
 };
 
 /* A register-only FMA loop; flops is the answer. */
@@ -140,6 +213,7 @@ struct ck_kernels {
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   int dw_rows;      /* output rows that a 3x3 kernel likes to make at once */
+  int dw_group;     /* outputs that the general depthwise kernel makes at once */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL
@@ -155,38 +229,47 @@ const struct ck_kernels *ck_kernels_for(ck_isa isa, ck_dtype dtype);
 struct ck_gemm_weights {
   int64_t terms, columns;
   int64_t panel_columns;
+  ck_layout layout; /* NCHW: the left operand instead, tiles of channels [terms / L][MR][L] */
   void *data;
   void *bias; /* columns rounded up to a panel */
 };
 
 struct ck_dw_weights {
   int64_t channels; /* of the output */
-  void *data;
+  void *data;       /* [channels / L][kernel_h][group_in][kernel_w][L] */
   void *bias;
 };
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                       int64_t columns, const ck_weights *w, const void *bias,
-                       struct ck_gemm_weights *packed);
-ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                     int64_t multiplier, const ck_weights *w, const void *bias,
-                     struct ck_dw_weights *packed);
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_first,
+                       const ck_window *window, int64_t in_channels, int64_t columns,
+                       const ck_weights *w, const void *bias, struct ck_gemm_weights *packed);
+/* Weights of groups: elements from one kernel row, kernel column, input channel of a group, group,
+ * output channel of a group to the next. */
+struct ck_group_weights {
+  const void *data;
+  int64_t ky, kx, in, group, out;
+};
+ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
+                     int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
+                     const void *bias, struct ck_dw_weights *packed);
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
 
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
+/* Grouped: a conv2d in NHWC whose groups are narrower than a vector. */
+enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
-  struct ck_dw_weights dw;      /* depthwise, separable */
+  struct ck_dw_weights dw;      /* depthwise, separable, grouped */
   struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
-  void *zeros; /* deform: a pixel of one group's channels */
+  void *zeros;     /* deform: a pixel of one group's channels */
+  bool rows_first; /* conv2d in NCHW: terms run over (ky, channel, kx), as those of grouped do */
 };
 
 /* One call: the operation, the image and the arrays. */
@@ -194,11 +277,19 @@ struct ck_run {
   const struct ck_op *op;
   ck_image image;
   int64_t out_h, out_w;
-  int64_t multiplier; /* output channels per input channel, of a depthwise */
+  int64_t group_in, group_out; /* channels of a group; a depthwise has 1 and the multiplier */
   const void *x, *residual;
   void *y;
   const ck_deform *deform; /* of a deformable convolution */
 };
+
+/* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last
+ * window starts before the end of the image and hangs over that of the padding. */
+ck_status ck_output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
+                           int64_t stride, int64_t dilation, bool ceil_mode, int64_t *out);
+
+/* The bytes of a 4-D array fit in a pointer difference. */
+bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element);
 
 /* Checks that every entry point makes: sizes at least 1, groups that divide, products in 64 bits.
  * ck_check_run also finds the output's size. */
@@ -234,8 +325,9 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index);
  * and the microkernel multiplies it with the packed weights. A new convolution is a new fill. */
 struct ck_panel {
   void *data;
-  const int64_t *offset; /* one entry per pixel of the block */
-  int64_t elements;      /* in use, from data on */
+  const int64_t *offset;      /* one entry per pixel of the block; not in NCHW */
+  int64_t elements;           /* in use, from data on */
+  int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,
@@ -249,12 +341,13 @@ struct ck_gemm {
   const struct ck_run *run; /* the image and the window that the blocks read */
   const void *residual;     /* null, or laid out as y */
   void *y;                  /* at this GEMM's first column */
-  int64_t y_step;           /* elements from one pixel to the next */
+  int64_t y_step; /* elements from one pixel to the next; NCHW: from one channel to the next */
   ck_activation activation;
 };
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
+struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g);
 
 /* The context of the fills of ck_pwconv.c, ck_conv2d.c and ck_deform.c: one group of channels. */
 struct ck_conv_fill {
@@ -271,11 +364,60 @@ void ck_deform_start(const struct ck_conv_fill *fill);
 /* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
 #define CK_DEFORM_REACH 4
 
-/* Depthwise rows of a block, into any place that an offset table can describe. */
-void ck_dw_block(const struct ck_run *run, const struct ck_block *block, int64_t channel_begin,
-                 int64_t channel_end, void *out, const int64_t *offset, int64_t out_step,
-                 const ck_activation *activation, const void **rows);
-int64_t ck_dw_row_pointers(const struct ck_run *run); /* how many `rows` must hold */
+/* The context of the fills by a depthwise, and its scratch. */
+struct ck_dw_fill {
+  const struct ck_run *run;
+  void *scratch;
+};
+
+/* ck_nchw.c: the same on planes. */
+ck_fill_fn ck_fill_planar_pointwise, ck_fill_planar_im2col, ck_fill_planar_depthwise;
+ck_status ck_dw_planar_scratch(const struct ck_run *run, int64_t rows, int64_t cols, size_t *bytes);
+void ck_dwconv_planar_run(const struct ck_run *run, void *workspace);
+ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes);
+
+/* How n rows are dealt out to tiles: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 + 7, because a low
+ * tile cannot keep the FMA units busy. The first high_tiles tiles have low + 1 rows. */
+struct ck_deal {
+  int64_t tiles, low, high_tiles;
+};
+
+CK_INLINE struct ck_deal ck_deal_of(int64_t n, const struct ck_kernels *k) {
+  const int64_t tiles = (n + k->gemm_rows - 1) / k->gemm_rows;
+  return (struct ck_deal){tiles, n / tiles, n % tiles};
+}
+
+CK_INLINE int64_t ck_deal_rows(const struct ck_deal *d, int64_t tile) {
+  return d->low + (tile < d->high_tiles);
+}
+
+/* Columns [begin, end) of the output for which `column * stride + shift` lies inside the image. */
+struct ck_span {
+  int64_t begin, end;
+};
+
+struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, struct ck_span within);
+
+/* Euclid's algorithm. */
+int64_t ck_gcd(int64_t a, int64_t b);
+
+/* A depthwise of a block, into any place that an offset table can describe. */
+struct ck_dw_target {
+  void *out;
+  const int64_t *offset; /* where each pixel's channel_begin goes */
+  int64_t out_step;      /* elements from L channels of a pixel to its next L */
+  int64_t channel_begin, channel_end;
+  const ck_activation *activation; /* its limits are applied */
+};
+void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
+                 const struct ck_dw_target *target, void *scratch);
+/* Whether taps are summed column by column (the 3x3 kernels) or row by row. */
+bool ck_dw_by_columns(const struct ck_run *run);
+/* What a depthwise has after its sums: a residual, and an activation that is no clamp; for n
+ * elements of y from `at` on. */
+void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n);
+extern const ck_activation ck_identity;
+ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes);
 
 /* ------------------------------------------------------------------------------------- helpers */
 
@@ -301,28 +443,35 @@ CK_INLINE bool ck_add(int64_t a, int64_t b, int64_t *out) {
   return !__builtin_add_overflow(a, b, out);
 }
 
-/* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero. The caller's control
- * word, its sticky flags included, comes back as it was. */
-CK_INLINE uint64_t ck_fp_enter(void) {
+/* Denormals cost a hundredfold on most CPUs, so kernels flush them to zero; only those that compute
+ * nothing leave them alone. The caller's control word comes back as it was, and so do its sticky
+ * flags, which ARM keeps in a word of their own. */
+CK_INLINE uint64_t ck_fp_set(bool flush) {
 #if CK_X86
   uint32_t saved = _mm_getcsr();
-  _mm_setcsr(0x1F80u /* all exceptions masked, round to nearest */ | 0x8040u /* FTZ, DAZ */);
+  _mm_setcsr(0x1F80u /* all exceptions masked, round to nearest */ |
+             (flush ? 0x8040u /* FTZ, DAZ */ : 0));
   return saved;
 #elif CK_ARM64
-  uint64_t saved;
-  __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24 /* FZ */));
-  return saved;
+  uint64_t control, flags; /* 32 bits each */
+  __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+  __asm__ volatile("mrs %0, fpsr" : "=r"(flags));
+  __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)flush << 24 /* FZ; all else as on x86 */));
+  return flags << 32 | control;
 #else
+  (void)flush;
   return 0;
 #endif
 }
+
+CK_INLINE uint64_t ck_fp_enter(void) { return ck_fp_set(true); }
 
 CK_INLINE void ck_fp_leave(uint64_t saved) {
 #if CK_X86
   _mm_setcsr((uint32_t)saved);
 #elif CK_ARM64
-  __asm__ volatile("msr fpcr, %0" : : "r"(saved));
+  __asm__ volatile("msr fpcr, %0" : : "r"(saved & UINT32_MAX));
+  __asm__ volatile("msr fpsr, %0" : : "r"(saved >> 32));
 #else
   (void)saved;
 #endif

@@ -53,7 +53,7 @@ static void NAME(depthwise)(const struct ck_run *run, const ck_weights *weights,
   const ck_window *win = &conv->window;
   const ck_image *in = &run->image;
   const int64_t *s = weights->stride;
-  const int64_t m = run->multiplier, channels = in->channels * m;
+  const int64_t m = run->group_out, channels = in->channels * m;
   const REAL *x = run->x, *w = weights->data;
   REAL *y = run->y;
   for (int64_t n = 0; n < in->batch; ++n)

@@ -5,32 +5,34 @@
 #include "ck_impl.h"
 
 /* padded >= reach, out = (padded - reach) / stride + 1 */
-static ck_status output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
-                               int64_t stride, int64_t dilation, int64_t *out) {
+ck_status ck_output_length(int64_t in, int64_t pad_before, int64_t pad_after, int64_t kernel,
+                           int64_t stride, int64_t dilation, bool ceil_mode, int64_t *out) {
   int64_t padded, reach;
   if (in < 1 || kernel < 1 || stride < 1 || dilation < 1 || pad_before < 0 || pad_after < 0)
     return CK_E_SHAPE;
   if (!ck_add(in, pad_before, &padded) || !ck_add(padded, pad_after, &padded) ||
       !ck_mul(kernel - 1, dilation, &reach) || !ck_add(reach, 1, &reach))
     return CK_E_OVERFLOW;
-  if (reach > padded) return CK_E_SHAPE;
-  *out = (padded - reach) / stride + 1;
-  return CK_OK;
+  const int64_t spare = padded - reach;
+  *out = spare < 0 ? 0 : spare / stride + 1;
+  if (ceil_mode && spare > -stride && spare % stride &&
+      *out <= (in + pad_before - 1) / stride) /* its start, out * stride, is before the end */
+    *out += 1;
+  return *out > 0 ? CK_OK : CK_E_SHAPE;
 }
 
 ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
                          int64_t *out_w) {
   if (!window || !image || !out_h || !out_w) return CK_E_NULL;
   const ck_status status =
-      output_length(image->height, image->pad_top, image->pad_bottom, window->kernel_h,
-                    window->stride_h, window->dilation_h, out_h);
+      ck_output_length(image->height, image->pad_top, image->pad_bottom, window->kernel_h,
+                       window->stride_h, window->dilation_h, false, out_h);
   if (status != CK_OK) return status;
-  return output_length(image->width, image->pad_left, image->pad_right, window->kernel_w,
-                       window->stride_w, window->dilation_w, out_w);
+  return ck_output_length(image->width, image->pad_left, image->pad_right, window->kernel_w,
+                          window->stride_w, window->dilation_w, false, out_w);
 }
 
-/* The bytes of a 4-D array fit in a pointer difference. */
-static bool array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) {
+bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) {
   int64_t bytes;
   return ck_mul(a, b, &bytes) && ck_mul(bytes, c, &bytes) && ck_mul(bytes, d, &bytes) &&
          ck_mul(bytes, element, &bytes) && bytes <= PTRDIFF_MAX;
@@ -42,13 +44,14 @@ static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv) {
 
 /* Sums over the channels of a group, taps in a window. */
 static bool is_grouped(enum ck_op_kind kind) {
-  return kind == CK_OP_CONV2D || kind == CK_OP_DEFORM;
+  return kind == CK_OP_CONV2D || kind == CK_OP_GROUPED || kind == CK_OP_DEFORM;
 }
 
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   const ck_window *w = &conv->window;
   int64_t product;
-  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT) return CK_E_SHAPE;
+  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT || (unsigned)conv->layout > CK_NCHW)
+    return CK_E_SHAPE;
   if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
       w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < 1)
     return CK_E_SHAPE;
@@ -74,7 +77,7 @@ static ck_status check_deform(const struct ck_run *run) {
   if (deform->groups < 1 || conv->in_channels % deform->groups) return CK_E_SHAPE;
   if (!ck_mul(conv->window.kernel_h, conv->window.kernel_w, &channels) ||
       !ck_mul(channels, deform->groups, &channels) || !ck_mul(channels, 2, &channels) ||
-      !array_fits(run->image.batch, run->out_h, run->out_w, channels, element))
+      !ck_array_fits(run->image.batch, run->out_h, run->out_w, channels, element))
     return CK_E_OVERFLOW;
   return run->image.batch > 0 && !deform->offset ? CK_E_NULL : CK_OK;
 }
@@ -86,15 +89,18 @@ ck_status ck_check_run(struct ck_run *run) {
   if (i->batch < 0 || i->channels < 1) return CK_E_SHAPE;
   if (is_grouped(run->op->kind)) {
     if (i->channels != conv->in_channels) return CK_E_SHAPE;
+    run->group_in = conv->in_channels / conv->groups;
+    run->group_out = conv->out_channels / conv->groups;
   } else {
     const int64_t channels = conv->in_channels * conv->multiplier;
     if (channels % i->channels) return CK_E_SHAPE;
-    run->multiplier = channels / i->channels;
+    run->group_in = 1;
+    run->group_out = channels / i->channels;
   }
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
-  if (!array_fits(i->batch, i->height, i->width, i->channels, element) ||
-      !array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
+  if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
+      !ck_array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
     return CK_E_OVERFLOW;
   if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
   return check_deform(run);
@@ -152,57 +158,100 @@ static ck_status finish(ck_status status, ck_op *op, ck_op **out) {
   return status;
 }
 
+/* Depthwise weights (kh, kw, C, m) as groups of one channel. */
+static struct ck_group_weights depthwise_weights(const ck_weights *w) {
+  return (struct ck_group_weights){.data = w->data,
+                                   .ky = w->stride[0],
+                                   .kx = w->stride[1],
+                                   .group = w->stride[2],
+                                   .out = w->stride[3]};
+}
+
+static ck_status pack_depthwise(ck_op *op, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
+  const struct ck_group_weights seen = depthwise_weights(w);
+  return ck_pack_dw(op->kernels, &conv->window, conv->in_channels, 1, conv->multiplier, &seen, bias,
+                    &op->dw);
+}
+
 ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_DEPTHWISE, conv, &op);
-  if (status == CK_OK)
-    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, w, bias,
-                        &op->dw);
+  if (status == CK_OK) status = pack_depthwise(op, w, bias);
   return finish(status, op, out);
 }
 
-/* The weights of a standard or deformable convolution, group by group. */
-static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
+/* Groups narrower than a vector share one in NHWC, unless they read so many channels that a window
+ * of them no longer stays near. Their sums run over (ky, channel, kx), in NCHW too, for the same
+ * bits. */
+static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
-  const int64_t columns = conv->out_channels / conv->groups;
+  const int64_t lanes = op->kernels->lanes;
+  return conv->groups > 1 && conv->out_channels / conv->groups < lanes &&
+         conv->in_channels / conv->groups <= 2 * lanes;
+}
+
+static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
+  const int64_t group_out = conv->out_channels / conv->groups;
+  const struct ck_group_weights seen = {.data = w->data,
+                                        .ky = w->stride[0],
+                                        .kx = w->stride[1],
+                                        .in = w->stride[2],
+                                        .group = group_out * w->stride[3],
+                                        .out = w->stride[3]};
+  op->kind = CK_OP_GROUPED;
+  return ck_pack_dw(op->kernels, &conv->window, conv->groups, conv->in_channels / conv->groups,
+                    group_out, &seen, bias, &op->dw);
+}
+
+static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias) {
+  const ck_conv *conv = &op->conv;
   const int element = op->kernels->element;
+  const int64_t channels = conv->in_channels / conv->groups;
+  const int64_t columns = conv->out_channels / conv->groups;
   ck_status status = alloc_gemms(op, conv->groups);
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
-    const int64_t column = g * columns;
-    const ck_weights group = {ck_at(w->data, column * w->stride[3], element),
-                              {w->stride[0], w->stride[1], w->stride[2], w->stride[3]}};
-    status = ck_pack_gemm(op->kernels, &conv->window, conv->in_channels / conv->groups, columns,
-                          &group, bias ? ck_at(bias, column, element) : NULL, &op->gemm[g]);
+    ck_weights group = *w;
+    group.data = ck_at(w->data, g * columns * w->stride[3], element);
+    status = ck_pack_gemm(op->kernels, layout, op->rows_first, &conv->window, channels, columns,
+                          &group, bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
   return status;
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_CONV2D, conv, &op);
   if (status == CK_OK && conv->groups == conv->in_channels && conv->groups > 1) {
     /* One input channel a group is a depthwise: (kh, kw, 1, C * m) seen as (kh, kw, C, m). */
-    ck_op_destroy(op);
-    ck_conv dw = *conv;
-    dw.multiplier = conv->out_channels / conv->groups;
+    op->kind = CK_OP_DEPTHWISE;
+    op->conv.multiplier = conv->out_channels / conv->groups;
     const ck_weights seen = {
-        w->data, {w->stride[0], w->stride[1], dw.multiplier * w->stride[3], w->stride[3]}};
-    return ck_dwconv_create(&dw, &seen, bias, out);
+        w->data, {w->stride[0], w->stride[1], op->conv.multiplier * w->stride[3], w->stride[3]}};
+    status = pack_depthwise(op, &seen, bias);
+  } else if (status == CK_OK) {
+    op->rows_first = groups_share(op);
+    status = op->rows_first && conv->layout == CK_NHWC ? pack_shared_groups(op, w, bias)
+                                                       : pack_groups(op, conv->layout, w, bias);
   }
-  if (status == CK_OK) status = pack_groups(op, w, bias);
   return finish(status, op, out);
 }
 
+/* Samples are of pixels, in either layout: the panel is NHWC. */
 ck_status ck_deform_create(const ck_conv *conv, const ck_weights *w, const void *bias,
                            ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !w || !w->data || !out) return CK_E_NULL;
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_DEFORM, conv, &op);
-  if (status == CK_OK) status = pack_groups(op, w, bias);
+  if (status == CK_OK) status = pack_groups(op, CK_NHWC, w, bias);
   if (status == CK_OK) {
     op->zeros = ck_alloc((size_t)(conv->in_channels / conv->groups * op->kernels->element));
     if (!op->zeros) status = CK_E_NOMEM;
@@ -212,17 +261,16 @@ ck_status ck_deform_create(const ck_conv *conv, const ck_weights *w, const void 
 
 ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
                             const ck_weights *pw, const void *bias, ck_op **out) {
+  if (out) *out = NULL;
   if (!conv || !dw || !dw->data || !pw || !pw->data || !out) return CK_E_NULL;
   const ck_window one = {1, 1, 1, 1, 1, 1};
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
-  if (status == CK_OK)
-    status = ck_pack_dw(op->kernels, &conv->window, conv->in_channels, conv->multiplier, dw,
-                        dw_bias, &op->dw);
+  if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
-    status =
-        ck_pack_gemm(op->kernels, &one, op->dw.channels, conv->out_channels, pw, bias, op->gemm);
+    status = ck_pack_gemm(op->kernels, conv->layout, op->rows_first, &one, op->dw.channels,
+                          conv->out_channels, pw, bias, op->gemm);
   return finish(status, op, out);
 }
 
@@ -230,7 +278,10 @@ static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   switch (run->op->kind) {
     case CK_OP_CONV2D:
     case CK_OP_DEFORM: return ck_conv2d_workspace(run, bytes);
-    case CK_OP_DEPTHWISE: return ck_dwconv_workspace(run, bytes);
+    case CK_OP_GROUPED: return ck_dwconv_workspace(run, bytes);
+    case CK_OP_DEPTHWISE:
+      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
+                                             : ck_dwconv_workspace(run, bytes);
     default: return ck_sepconv_workspace(run, bytes);
   }
 }
@@ -264,7 +315,10 @@ ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform 
   switch (op->kind) {
     case CK_OP_CONV2D:
     case CK_OP_DEFORM: ck_conv2d_run(&run, workspace); break;
-    case CK_OP_DEPTHWISE: ck_dwconv_run(&run, workspace); break;
+    case CK_OP_GROUPED: ck_dwconv_run(&run, workspace); break;
+    case CK_OP_DEPTHWISE:
+      (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
+      break;
     case CK_OP_SEPARABLE: ck_sepconv_run(&run, workspace); break;
   }
   ck_fp_leave(saved);

@@ -43,26 +43,13 @@ static void gather(void *to, const void *from, int64_t stride, int64_t n, int el
   }
 }
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                       int64_t columns, const ck_weights *w, const void *bias,
-                       struct ck_gemm_weights *packed) {
-  int64_t terms;
-  if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
-    return CK_E_OVERFLOW;
-  const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
-  if (columns > INT64_MAX - panel) return CK_E_OVERFLOW;
-  const int64_t padded = ck_round_up(columns, k->lanes);
-  packed->terms = terms;
-  packed->columns = columns;
-  packed->panel_columns = panel;
-  ck_status status = alloc_elements(terms, padded, k->element, &packed->data);
-  if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
-  if (status != CK_OK) return status;
-
-  for (int64_t first = 0; first < columns; first += panel) {
-    const int64_t n = ck_min(panel, columns - first);
+/* Panels of columns, each [terms][columns]. */
+static void pack_panels(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
+                        const ck_weights *w, struct ck_gemm_weights *packed) {
+  for (int64_t first = 0; first < packed->columns; first += packed->panel_columns) {
+    const int64_t n = ck_min(packed->panel_columns, packed->columns - first);
     const int64_t width = ck_round_up(n, k->lanes);
-    char *to = ck_at_mut(packed->data, first * terms, k->element);
+    char *to = ck_at_mut(packed->data, first * packed->terms, k->element);
     for (int64_t ky = 0; ky < window->kernel_h; ++ky)
       for (int64_t kx = 0; kx < window->kernel_w; ++kx)
         for (int64_t c = 0; c < in_channels; ++c) {
@@ -72,15 +59,65 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, const ck_window *window, int6
           to += width * k->element;
         }
   }
+}
+
+/* NCHW: tiles of output channels, each [terms / L][MR][L]. */
+static void pack_tiles(const struct ck_kernels *k, bool rows_first, const ck_window *window,
+                       int64_t in_channels, const ck_weights *w, struct ck_gemm_weights *packed) {
+  const struct ck_deal deal = ck_deal_of(packed->columns, k);
+  const int64_t tile_step = ck_round_up(packed->terms, k->lanes) * k->gemm_rows;
+  int64_t column = 0;
+  for (int64_t t = 0; t < deal.tiles; ++t)
+    for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r, ++column) {
+      for (int64_t term = 0; term < packed->terms; ++term) {
+        const int64_t row = term / (window->kernel_w * in_channels);
+        const int64_t rest = term % (window->kernel_w * in_channels);
+        const int64_t c = rows_first ? rest / window->kernel_w : rest % in_channels;
+        const int64_t kx = rows_first ? rest % window->kernel_w : rest / in_channels;
+        const int64_t from =
+            row * w->stride[0] + kx * w->stride[1] + c * w->stride[2] + column * w->stride[3];
+        const int64_t to = t * tile_step + term / k->lanes * k->gemm_rows * k->lanes +
+                           r * k->lanes + term % k->lanes;
+        memcpy(ck_at_mut(packed->data, to, k->element), ck_at(w->data, from, k->element),
+               (size_t)k->element);
+      }
+    }
+}
+
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_first,
+                       const ck_window *window, int64_t in_channels, int64_t columns,
+                       const ck_weights *w, const void *bias, struct ck_gemm_weights *packed) {
+  int64_t terms;
+  if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
+    return CK_E_OVERFLOW;
+  const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
+  if (columns > INT64_MAX - panel - k->gemm_rows || terms > INT64_MAX - k->lanes)
+    return CK_E_OVERFLOW;
+  packed->terms = terms;
+  packed->columns = columns;
+  packed->panel_columns = panel;
+  packed->layout = layout;
+  const int64_t padded = ck_round_up(columns, k->lanes);
+  const bool planar = layout == CK_NCHW;
+  ck_status status =
+      planar ? alloc_elements(ck_round_up(terms, k->lanes), ck_round_up(columns, k->gemm_rows),
+                              k->element, &packed->data)
+             : alloc_elements(terms, padded, k->element, &packed->data);
+  if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
+  if (status != CK_OK) return status;
+  if (planar)
+    pack_tiles(k, rows_first, window, in_channels, w, packed);
+  else
+    pack_panels(k, window, in_channels, w, packed);
   return CK_OK;
 }
 
-ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
-                     int64_t multiplier, const ck_weights *w, const void *bias,
-                     struct ck_dw_weights *packed) {
+ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
+                     int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
+                     const void *bias, struct ck_dw_weights *packed) {
   int64_t channels, taps;
-  if (!ck_mul(in_channels, multiplier, &channels) || channels > INT64_MAX - k->lanes ||
-      !ck_mul(window->kernel_h, window->kernel_w, &taps))
+  if (!ck_mul(groups, group_out, &channels) || channels > INT64_MAX - k->lanes ||
+      !ck_mul(window->kernel_h, window->kernel_w, &taps) || !ck_mul(taps, group_in, &taps))
     return CK_E_OVERFLOW;
   const int64_t padded = ck_round_up(channels, k->lanes);
   packed->channels = channels;
@@ -90,13 +127,14 @@ ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_
 
   for (int64_t o = 0; o < channels; ++o) {
     char *to = ck_at_mut(packed->data, o / k->lanes * taps * k->lanes + o % k->lanes, k->element);
-    const int64_t at = o / multiplier * w->stride[2] + o % multiplier * w->stride[3];
+    const int64_t at = o / group_out * w->group + o % group_out * w->out;
     for (int64_t ky = 0; ky < window->kernel_h; ++ky)
-      for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
-        const int64_t tap = at + ky * w->stride[0] + kx * w->stride[1];
-        memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
-        to += k->lanes * k->element;
-      }
+      for (int64_t c = 0; c < group_in; ++c)
+        for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
+          const int64_t tap = at + ky * w->ky + c * w->in + kx * w->kx;
+          memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
+          to += k->lanes * k->element;
+        }
   }
   return CK_OK;
 }

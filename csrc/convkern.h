@@ -4,8 +4,8 @@
  * times from any number of threads, and destroyed. Nothing here aborts, prints or keeps global
  * state. The caller owns x, residual, y and the workspace; ck_op_workspace_size says how much.
  *
- * Images are NHWC and contiguous. Weights come with their strides, so that HWIO and OIHW are the
- * same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
+ * Images are contiguous, NHWC or NCHW. Weights come with their strides, so that HWIO and OIHW are
+ * the same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
  */
 #ifndef CONVKERN_H
 #define CONVKERN_H
@@ -39,6 +39,8 @@ typedef enum ck_isa {
 
 typedef enum ck_dtype { CK_F32 = 0, CK_F64 = 1, CK_DTYPE_COUNT } ck_dtype;
 
+typedef enum ck_layout { CK_NHWC = 0, CK_NCHW = 1 } ck_layout;
+
 typedef enum ck_act_kind {
   CK_ACT_CLAMP = 0, /* low <= y <= high; -inf and +inf are the identity */
   CK_ACT_HARDSWISH,
@@ -67,6 +69,7 @@ typedef struct ck_window {
 typedef struct ck_conv {
   ck_isa isa;
   ck_dtype dtype;
+  ck_layout layout; /* of the images */
   ck_window window;
   int64_t in_channels, out_channels;
   int64_t groups, multiplier;
@@ -94,13 +97,11 @@ typedef struct ck_image {
  *   t = (g * kernel_h + ky) * kernel_w + kx;
  *
  * offset channel 2 t moves it down, 2 t + 1 to the right, in pixels, and mask channel t multiplies
- * it. Both arrays are of the output's size. x, offset and mask are NHWC, or NCHW where `planar`; y
- * and the residual are NHWC in any case. */
+ * it. Both arrays are of the output's size and in the image's layout. */
 typedef struct ck_deform {
   const void *offset; /* 2 * groups * kernel_h * kernel_w channels */
   const void *mask;   /* half as many, or null: all ones */
   int64_t groups;     /* offset groups; divide in_channels */
-  int planar;
 } ck_deform;
 
 typedef struct ck_op ck_op;
@@ -129,6 +130,27 @@ ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform 
 /* The size of the output, in checked 64-bit arithmetic. */
 ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,
                          int64_t *out_w);
+
+/* Pooling has no weights, hence nothing to create. It treats each channel by itself, so an NCHW
+ * image is pooled as batch * channels images of one channel. */
+typedef enum ck_pool_kind { CK_POOL_MAX = 0, CK_POOL_AVERAGE } ck_pool_kind;
+
+typedef struct ck_pool {
+  ck_isa isa;
+  ck_dtype dtype;
+  ck_pool_kind kind;
+  ck_window window;
+  int ceil_mode;         /* keep a last window that starts before the end and hangs over it */
+  int count_include_pad; /* an average's divisor counts the taps on padding */
+} ck_pool;
+
+ck_status ck_pool_output_size(const ck_pool *pool, const ck_image *image, int64_t *out_h,
+                              int64_t *out_w);
+ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, size_t *bytes);
+
+/* y does not overlap x. The workspace need not be aligned. */
+ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
+                      void *workspace, size_t workspace_bytes);
 
 /* The textbook loops: the baseline the theory is measured on (float32 and float64, no activation,
  * no residual). Same arguments as above, and no packing. */

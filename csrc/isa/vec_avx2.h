@@ -10,6 +10,7 @@
  *   vpermps ymm            3 | 4-8  1 | 1
  */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 1
 #define VF_HAS_MASK 0
 
 /* 6 x 2 accumulators, 2 weight vectors and a broadcast of 16 registers. */
@@ -46,6 +47,10 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+  return VF_OP(blendv)(VF_OP(max)(b, a), b, VF_OP(cmp)(b, b, _CMP_UNORD_Q));
+}
 
 /* The first n lanes, for any n: a window that slides over ones and zeros. */
 CK_INLINE vf_tail vf_first(int64_t n) {
@@ -67,6 +72,16 @@ CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
 }
 CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(vf_load_n(p, n)), index));
+}
+
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, _MM_SHUFFLE(3, 1, 2, 0)));
+#else
+  return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), _MM_SHUFFLE(3, 1, 2, 0));
+#endif
 }
 
 /* 2^t for integral t within the exponent's range. */

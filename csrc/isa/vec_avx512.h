@@ -9,6 +9,7 @@
  *   vpermps zmm            3 | 4    1 | 2
  */
 #define VF_REGISTERS 32
+#define VF_HAS_FMA 1
 #define VF_HAS_MASK 1
 
 /* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */
@@ -41,6 +42,14 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return VF_OP(fmadd)(a, b, c); }
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  return _mm512_mask_max_ps(b, _mm512_cmp_ps_mask(b, b, _CMP_ORD_Q), b, a);
+#else
+  return _mm512_mask_max_pd(b, _mm512_cmp_pd_mask(b, b, _CMP_ORD_Q), b, a);
+#endif
+}
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) {
@@ -53,6 +62,16 @@ CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }
 CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return VF_OP(permutexvar)(index, vf_load_n(p, n));
+}
+
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#else
+  const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+#endif
+  return VF_OP(permutex2var)(a, even, b);
 }
 
 /* 2^t for integral t within the exponent's range. */

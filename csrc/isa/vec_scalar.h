@@ -1,5 +1,6 @@
 /* Plain C: one lane. For CPUs without a vector file of their own, and for reading. */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
 
 #define VF_GEMM_ROWS 4
@@ -22,6 +23,8 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; } /* rounds twice: -ff
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
 CK_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) { return (b > a) | (b != b) ? b : a; }
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }
@@ -35,6 +38,12 @@ CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return (vf_index)lanes[
 CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   (void)n;
   return p[index];
+}
+
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+  (void)b;
+  return a;
 }
 
 /* 2^t for integral t within the exponent's range. */

@@ -6,6 +6,7 @@
  *   load xmm, L1           5-7      2
  */
 #define VF_REGISTERS 16
+#define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
 
 /* 6 x 2 accumulators, 2 weight vectors, a broadcast and the product, which is a register of its
@@ -43,16 +44,22 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return vf_add(vf_mul(a, b), c); } /* rou
 /* Where either is NaN the answer is b: clamp as vf_min(high, vf_max(low, x)). */
 CK_INLINE vf vf_max(vf a, vf b) { return VF_OP(max)(a, b); }
 CK_INLINE vf vf_min(vf a, vf b) { return VF_OP(min)(a, b); }
+/* The larger; NaN where either is NaN. */
+CK_INLINE vf vf_maximum(vf a, vf b) {
+  const vf nan = VF_OP(cmpunord)(b, b);
+  return VF_OP(or)(VF_OP(and)(nan, b), VF_OP(andnot)(nan, VF_OP(max)(b, a)));
+}
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }
-CK_INLINE vf vf_load_n(const real *p, vf_tail n) {
+/* Partial vectors go through memory; they are functions, so that they do not fill up the loops. */
+static __attribute__((noinline)) vf vf_load_n(const real *p, vf_tail n) {
   if (n >= VF_LANES) return vf_load(p);
   real lanes[VF_LANES] = {0};
   for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
   return vf_load(lanes);
 }
-CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
+static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
   if (n >= VF_LANES) {
     vf_store(p, x);
     return;
@@ -70,6 +77,15 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
 #else
   return _mm_setr_pd(p[index[0]], p[index[1]]);
+#endif
+}
+
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) {
+#if CK_REAL_BITS == 32
+  return _mm_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0));
+#else
+  return _mm_unpacklo_pd(a, b);
 #endif
 }
 

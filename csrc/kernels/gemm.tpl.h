@@ -17,7 +17,14 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
   CK_UNROLL
   for (int j = 0; j < vectors; ++j) tail[j] = vf_first(g->columns - j * VF_LANES);
 
-  if (bias) {
+  if (g->row_bias) {
+    const real *row_bias = g->row_bias;
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_set1(row_bias[i]);
+    }
+  } else if (bias) {
     CK_UNROLL
     for (int i = 0; i < rows; ++i) {
       CK_UNROLL
@@ -83,8 +90,8 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
 /* The instances: 1 .. VF_GEMM_ROWS rows by 1 or 2 vectors, as ck_gemm14x2_f32_avx512. */
 #define GEMM_1_TO_4(X, v) X(1, v) X(2, v) X(3, v) X(4, v)
 #define GEMM_1_TO_6(X, v) GEMM_1_TO_4(X, v) X(5, v) X(6, v)
-#define GEMM_1_TO_14(X, v) \
-  GEMM_1_TO_6(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v) X(13, v) X(14, v)
+#define GEMM_1_TO_12(X, v) GEMM_1_TO_6(X, v) X(7, v) X(8, v) X(9, v) X(10, v) X(11, v) X(12, v)
+#define GEMM_1_TO_14(X, v) GEMM_1_TO_12(X, v) X(13, v) X(14, v)
 #define GEMM_JOIN_(a, b) a##b
 #define GEMM_JOIN(a, b) GEMM_JOIN_(a, b)
 #define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
@@ -107,7 +114,7 @@ static void gemm_narrow(const struct ck_gemm_args *g) {
   real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
   const size_t bytes = (size_t)g->columns * sizeof(real);
   for (int i = 0; i < g->rows; ++i) {
-    if (!g->bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
+    if (!g->bias && !g->row_bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
     if (g->residual) memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
   }
   struct ck_gemm_args tile = *g;

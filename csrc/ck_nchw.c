@@ -1,0 +1,325 @@
+/* NCHW without a transposed image: the lanes are pixels.
+ *
+ * A GEMM's panel has the pixels of a block side by side for each term, so that filling it is
+ * copying rows of planes. A depthwise stages the part of a plane under a block, padded, with the
+ * columns (and rows) of each residue modulo the stride side by side; then every tap, whatever the
+ * window, is the same plane shifted, and rows follow one another without a gap that the lanes would
+ * notice.
+ */
+#include "ck_impl.h"
+
+/* ------------------------------------------------------------------------------- fills of the GEMM
+ */
+
+/* The first pixel of a row of a plane, or null where that is padding. */
+static const void *plane_row(const struct ck_run *run, int64_t image, int64_t channel, int64_t y) {
+  const ck_image *i = &run->image;
+  if (y < 0 || y >= i->height) return NULL;
+  return ck_at(run->x, ((image * i->channels + channel) * i->height + y) * i->width,
+               run->op->kernels->element);
+}
+
+static void put(const struct ck_kernels *k, const struct ck_panel *panel,
+                struct ck_planar_fill_args args) {
+  args.panel = panel->data;
+  args.group_step = panel->group_step;
+  args.narrow = panel->narrow;
+  if (args.pixels > 0 && args.rows > 0) k->planar_fill(&args);
+}
+
+void ck_fill_planar_pointwise(const void *context, const struct ck_block *block, int64_t begin,
+                              int64_t end, const struct ck_panel *panel) {
+  const struct ck_conv_fill *f = context;
+  const struct ck_run *run = f->run;
+  const ck_window *w = &run->op->conv.window;
+  const bool whole = w->stride_h == 1 && w->stride_w == 1; /* a block is one run of the plane */
+  for (int64_t term = begin; term < end; ++term) {
+    const void *row = plane_row(run, block->image, f->first_channel + term, block->y * w->stride_h);
+    put(run->op->kernels, panel,
+        (struct ck_planar_fill_args){
+            .term = term - begin,
+            .row_pixels = block->cols,
+            .src = ck_at(row, block->x * w->stride_w, run->op->kernels->element),
+            .src_step = w->stride_w,
+            .src_row = w->stride_h * run->image.width,
+            .pixels = whole ? block->pixels : block->cols,
+            .rows = whole ? 1 : block->rows});
+  }
+}
+
+/* One tap of `count` channels, which become the terms from `term` on: the outputs whose input lies
+ * in the image are a rectangle of the block, and around it there is padding. */
+static void put_tap(const struct ck_conv_fill *f, const struct ck_block *block,
+                    const struct ck_panel *panel, int64_t tap, int64_t channel, int64_t term,
+                    int64_t count) {
+  const struct ck_run *run = f->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const ck_window *w = &run->op->conv.window;
+  const int64_t down = tap / w->kernel_w * w->dilation_h - run->image.pad_top;
+  const int64_t right = tap % w->kernel_w * w->dilation_w - run->image.pad_left;
+  const struct ck_span rows = {block->y, block->y + block->rows};
+  const struct ck_span cols = {block->x, block->x + block->cols};
+  const struct ck_span r = ck_span_inside(down, w->stride_h, run->image.height, rows);
+  const struct ck_span x = ck_span_inside(right, w->stride_w, run->image.width, cols);
+  const bool none = r.begin >= r.end || x.begin >= x.end;
+  const bool padded =
+      none || r.begin > rows.begin || r.end < rows.end || x.begin > cols.begin || x.end < cols.end;
+  struct ck_planar_fill_args zeros = {
+      .row_pixels = block->cols, .pixels = block->cols, .rows = block->rows};
+  struct ck_planar_fill_args inside = {
+      .pixel = (r.begin - block->y) * block->cols + (x.begin - block->x),
+      .row_pixels = block->cols,
+      .src_step = w->stride_w,
+      .src_row = w->stride_h * run->image.width,
+      .pixels = x.end - x.begin,
+      .rows = none ? 0 : r.end - r.begin};
+  for (int64_t i = 0; i < count; ++i) {
+    zeros.term = inside.term = term + i;
+    if (padded) put(k, panel, zeros);
+    if (none) continue;
+    const int64_t c = f->first_channel + channel + i;
+    const void *row = plane_row(run, block->image, c, r.begin * w->stride_h + down);
+    inside.src = ck_at(row, x.begin * w->stride_w + right, k->element);
+    put(k, panel, inside);
+  }
+}
+
+void ck_fill_planar_im2col(const void *context, const struct ck_block *block, int64_t begin,
+                           int64_t end, const struct ck_panel *panel) {
+  const struct ck_conv_fill *f = context;
+  const int64_t width = f->run->op->conv.window.kernel_w, channels = f->channels;
+  for (int64_t term = begin, count; term < end; term += count) {
+    if (f->run->op->rows_first) { /* (ky, channel, kx) */
+      const int64_t row = term / width, ky = row / channels;
+      count = 1;
+      put_tap(f, block, panel, ky * width + term % width, row % channels, term - begin, 1);
+    } else { /* (ky, kx, channel) */
+      const int64_t channel = term % channels;
+      count = ck_min(end - term, channels - channel);
+      put_tap(f, block, panel, term / channels, channel, term - begin, count);
+    }
+  }
+}
+
+/* --------------------------------------------------------------------------------- the depthwise
+ */
+
+/* One direction of a window: its taps have `residues` residues modulo the stride, and reach over
+ * `extent` staged rows or columns beyond the first. */
+struct axis {
+  int64_t stride, dilation, residues, extent;
+};
+
+static struct axis axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
+  const int64_t step = kernel == 1 ? 1 : dilation; /* a single tap has no dilation */
+  return (struct axis){stride, step, ck_min(kernel, stride / ck_gcd(stride, step)),
+                       (kernel - 1) * step / stride};
+}
+
+/* The staged input of a block of rows x cols outputs: residues_h x residues_w planes. */
+struct staging {
+  struct axis v, h;
+  int64_t rows, pitch, plane; /* of one plane: its rows, elements of a row, elements */
+  int64_t elements, outputs;  /* of all of it, with a vector to spare; of the result, with gaps */
+};
+
+static ck_status staging_of(const struct ck_run *run, int64_t rows, int64_t cols,
+                            struct staging *s) {
+  const ck_window *w = &run->op->conv.window;
+  s->v = axis_of(w->kernel_h, w->stride_h, w->dilation_h);
+  s->h = axis_of(w->kernel_w, w->stride_w, w->dilation_w);
+  const int64_t slack = 2 * (int64_t)run->op->kernels->lanes;
+  if (!ck_add(rows, s->v.extent, &s->rows) || !ck_add(cols, s->h.extent, &s->pitch) ||
+      !ck_mul(s->rows, s->pitch, &s->plane) || !ck_mul(s->plane, s->v.residues, &s->elements) ||
+      !ck_mul(s->elements, s->h.residues, &s->elements) ||
+      !ck_add(s->elements, slack, &s->elements) || !ck_mul(rows, s->pitch, &s->outputs))
+    return CK_E_OVERFLOW;
+  return CK_OK;
+}
+
+/* How a staged plane is copied: a rectangle, by its first elements in the plane and in what is
+ * staged. */
+struct move {
+  int64_t from, to, n, rows;
+};
+
+ck_status ck_dw_planar_scratch(const struct ck_run *run, int64_t rows, int64_t cols,
+                               size_t *bytes) {
+  const ck_window *w = &run->op->conv.window;
+  struct staging s;
+  int64_t all, taps;
+  const ck_status status = staging_of(run, rows, cols, &s);
+  if (status != CK_OK) return status;
+  if (!ck_add(s.elements, s.outputs, &all) || !ck_mul(all, run->op->kernels->element, &all) ||
+      !ck_mul(w->kernel_h, w->kernel_w, &taps) ||
+      !ck_mul(taps, (int64_t)(sizeof(struct ck_tap) + sizeof(struct move)), &taps) ||
+      !ck_add(all, taps, &all) || !ck_add(all, 5 * CK_ALIGN, &all))
+    return CK_E_OVERFLOW;
+  *bytes = (size_t)all;
+  return CK_OK;
+}
+
+/* A block on its way: what its channels share. */
+struct planar_dw {
+  const struct ck_run *run;
+  const struct ck_block *block;
+  const ck_activation *activation;
+  struct staging s;
+  struct ck_tap *tap;
+  struct move *moves; /* one for each staged plane */
+  void *staged, *out; /* out: [rows][pitch], of which cols of each row are outputs */
+};
+
+/* Where each tap is, in the order in which the NHWC kernels sum them, for the same bits. */
+static void place_taps(struct planar_dw *d) {
+  const struct ck_run *run = d->run;
+  const ck_window *w = &run->op->conv.window;
+  const struct axis *v = &d->s.v, *h = &d->s.h;
+  const int64_t taps = w->kernel_h * w->kernel_w;
+  const bool by_columns = ck_dw_by_columns(run);
+  for (int64_t t = 0; t < taps; ++t) {
+    const int64_t ky = by_columns ? t % w->kernel_h : t / w->kernel_w;
+    const int64_t kx = by_columns ? t / w->kernel_h : t % w->kernel_w;
+    const int64_t plane = ky % v->residues * h->residues + kx % h->residues;
+    d->tap[t].plane = plane * d->s.plane + ky * v->dilation / v->stride * d->s.pitch +
+                      kx * h->dilation / h->stride;
+    d->tap[t].weight = (ky * w->kernel_w + kx) * run->op->kernels->lanes;
+  }
+}
+
+/* What of a plane goes where: the rows and columns of each residue that lie in the image. */
+static void place_moves(struct planar_dw *d) {
+  const ck_image *image = &d->run->image;
+  const struct axis *v = &d->s.v, *h = &d->s.h;
+  const struct ck_span rows = {0, d->s.rows}, columns = {0, d->s.pitch};
+  for (int64_t a = 0; a < v->residues; ++a)
+    for (int64_t b = 0; b < h->residues; ++b) {
+      const int64_t plane = a * h->residues + b;
+      const int64_t down = d->block->y * v->stride + a * v->dilation % v->stride - image->pad_top;
+      const int64_t right = d->block->x * h->stride + b * h->dilation % h->stride - image->pad_left;
+      const struct ck_span r = ck_span_inside(down, v->stride, image->height, rows);
+      const struct ck_span x = ck_span_inside(right, h->stride, image->width, columns);
+      d->moves[plane] = (struct move){
+          .from = (r.begin * v->stride + down) * image->width + x.begin * h->stride + right,
+          .to = plane * d->s.plane + r.begin * d->s.pitch + x.begin,
+          .n = x.end - x.begin,
+          .rows = x.begin < x.end ? r.end - r.begin : 0};
+    }
+}
+
+static void begin_block(struct planar_dw *d, const struct ck_run *run, const struct ck_block *block,
+                        const ck_activation *activation, void *scratch) {
+  const ck_window *w = &run->op->conv.window;
+  const int element = run->op->kernels->element;
+  const int64_t taps = w->kernel_h * w->kernel_w;
+  *d = (struct planar_dw){.run = run, .block = block, .activation = activation};
+  staging_of(run, block->rows, block->cols, &d->s);
+  d->tap = ck_align(scratch);
+  d->moves = ck_align(d->tap + taps);
+  d->staged = ck_align(d->moves + taps);
+  d->out = ck_align((char *)d->staged + d->s.elements * element);
+  memset(d->staged, 0, (size_t)(d->s.elements * element)); /* what is padding stays zero */
+  place_taps(d);
+  place_moves(d);
+}
+
+static void stage_channel(const struct planar_dw *d, int64_t channel) {
+  const struct ck_run *run = d->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const struct axis *v = &d->s.v, *h = &d->s.h;
+  const void *plane = plane_row(run, d->block->image, channel, 0);
+  for (int64_t i = 0; i < v->residues * h->residues; ++i) {
+    const struct move *m = &d->moves[i];
+    if (m->rows > 0)
+      k->planar_copy(&(struct ck_planar_copy_args){.to = ck_at_mut(d->staged, m->to, k->element),
+                                                   .src = ck_at(plane, m->from, k->element),
+                                                   .to_row = d->s.pitch,
+                                                   .src_row = v->stride * run->image.width,
+                                                   .step = h->stride,
+                                                   .n = m->n,
+                                                   .rows = m->rows});
+  }
+}
+
+/* Output channel o of the block, into d->out. */
+static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
+  const struct ck_op *op = d->run->op;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w;
+  const int64_t multiplier = d->run->group_out;
+  if (stage || o % multiplier == 0) stage_channel(d, o / multiplier);
+  k->dwconv_planar(&(struct ck_dw_planar_args){
+      .plane = d->staged,
+      .tap = d->tap,
+      .weights = ck_at(op->dw.data, o / k->lanes * taps * k->lanes + o % k->lanes, k->element),
+      .bias = ck_at(op->dw.bias, o, k->element),
+      .taps = taps,
+      .n = (d->block->rows - 1) * d->s.pitch + d->block->cols,
+      .out = d->out,
+      .low = d->activation->low,
+      .high = d->activation->high,
+  });
+}
+
+void ck_fill_planar_depthwise(const void *context, const struct ck_block *block, int64_t begin,
+                              int64_t end, const struct ck_panel *panel) {
+  const struct ck_dw_fill *f = context;
+  const struct ck_kernels *k = f->run->op->kernels;
+  const ck_activation *activation = &f->run->op->conv.dw_activation;
+  struct planar_dw d;
+  begin_block(&d, f->run, block, activation, f->scratch);
+  for (int64_t o = begin; o < end; ++o) {
+    make_channel(&d, o, o == begin);
+    put(k, panel,
+        (struct ck_planar_fill_args){.term = o - begin,
+                                     .row_pixels = block->cols,
+                                     .src = d.out,
+                                     .src_step = 1,
+                                     .src_row = d.s.pitch,
+                                     .pixels = block->cols,
+                                     .rows = block->rows});
+  }
+  if (activation->kind != CK_ACT_CLAMP)
+    k->activate(
+        &(struct ck_act_args){panel->data, 1, panel->elements, panel->elements, activation->kind});
+}
+
+/* ----------------------------------------------------------------------- a depthwise on its own */
+
+/* The staged input of a block takes half of L1. */
+static struct ck_blocking blocking_of(const struct ck_run *run) {
+  const ck_window *w = &run->op->conv.window;
+  const int64_t inputs = ck_cpu_l1d_bytes() / 2 / run->op->kernels->element;
+  const int64_t pixels = inputs / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
+  return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
+}
+
+ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes) {
+  const struct ck_blocking b = blocking_of(run);
+  return ck_dw_planar_scratch(run, b.rows, b.cols, bytes);
+}
+
+void ck_dwconv_planar_run(const struct ck_run *run, void *workspace) {
+  const struct ck_op *op = run->op;
+  const struct ck_blocking blocking = blocking_of(run);
+  const ck_activation *activation = run->residual ? &ck_identity : &op->conv.activation;
+  for (int64_t i = 0; i < ck_block_count(&blocking); ++i) {
+    const struct ck_block block = ck_block_at(&blocking, i);
+    struct planar_dw d;
+    begin_block(&d, run, &block, activation, workspace);
+    for (int64_t o = 0; o < op->dw.channels; ++o) {
+      const int64_t plane = (block.image * op->dw.channels + o) * run->out_h;
+      const int64_t at = (plane + block.y) * run->out_w + block.x;
+      make_channel(&d, o, false);
+      op->kernels->planar_copy(
+          &(struct ck_planar_copy_args){.to = ck_at_mut(run->y, at, op->kernels->element),
+                                        .src = d.out,
+                                        .to_row = run->out_w,
+                                        .src_row = d.s.pitch,
+                                        .step = 1,
+                                        .n = block.cols,
+                                        .rows = block.rows});
+      ck_dw_finish(run, at, block.pixels);
+    }
+  }
+}

@@ -1,0 +1,133 @@
+/* Depthwise with any kernel size, stride, dilation and multiplier: one output row of one vector of
+ * channels, from rows that the driver has staged (dw_stage below). A staged row is contiguous: L
+ * channels of a pixel, then those of the next, padding included, so that here nothing is a border,
+ * a tail or a cache conflict.
+ *
+ * Outputs x, x + q, x + 2q, ... with q = dilation / gcd(stride, dilation) read columns that are
+ * whole dilations apart, so along them any convolution is one without dilation, of stride s =
+ * stride / gcd. The row falls into q such phases. In a phase a column of the input goes to every
+ * output of a group that needs it. With widths 3, 5, 7, 9 and s = 1, 2, 3 as literal constants the
+ * weights of a kernel row and the sums stay in registers, and a load feeds up to 7 FMAs; every
+ * other size loads a column once per tap.
+ *
+ * Taps are summed row by row, left to right, from the bias on.
+ */
+enum { DW_GROUP = 7, DW_MAX_WIDTH = 9 }; /* 7, 14, 28, 56, 112: how wide networks are */
+
+/* How many sums leave room for the weights of a kernel row and an input. */
+CK_INLINE int dw_group_size(int width) {
+  const int room = VF_REGISTERS - width - (VF_HAS_FMA ? 2 : 5);
+  return room < DW_GROUP ? room : DW_GROUP;
+}
+
+/* Add one kernel row to a group of sums. Width 0 stands for any, and then `stride` is any too; sums
+ * past `count` repeat the last. */
+CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, const real *in,
+                          vf *sum, int64_t count, const int width, const int stride) {
+  const int size = dw_group_size(width);
+  if (width == 0) {
+    for (int64_t kx = 0; kx < d->kernel_w; ++kx, in += d->tap_step) {
+      const vf w = vf_load(weights + kx * VF_LANES);
+      CK_UNROLL
+      for (int p = 0; p < size; ++p)
+        sum[p] = vf_fma(vf_load(in + ck_min(p, count - 1) * d->group_step), w, sum[p]);
+    }
+    return;
+  }
+  vf w[DW_MAX_WIDTH];
+  CK_UNROLL
+  for (int kx = 0; kx < width; ++kx) w[kx] = vf_load(weights + kx * VF_LANES);
+  CK_UNROLL
+  for (int j = 0; j < (size - 1) * stride + width; ++j, in += d->tap_step) {
+    const vf x = vf_load(in);
+    CK_UNROLL
+    for (int p = 0; p < size; ++p)
+      if (j >= p * stride && j < p * stride + width) sum[p] = vf_fma(x, w[j - p * stride], sum[p]);
+  }
+}
+
+/* A group of outputs of one phase, the first `count` of which exist. */
+CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count, const int width,
+                        const int stride) {
+  const int size = dw_group_size(width);
+  const real *weights = d->weights;
+  const vf bias = vf_load(d->bias);
+  vf sum[DW_GROUP];
+  CK_UNROLL
+  for (int p = 0; p < size; ++p) sum[p] = bias;
+  for (int64_t ky = 0; ky < d->kernel_h; ++ky, weights += d->kernel_w * VF_LANES)
+    dw_add_row(d, weights, (const real *)d->rows[ky] + x * d->out_step, sum, count, width, stride);
+
+  const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
+  const bool full = d->lanes == VF_LANES;
+  const vf_tail tail = vf_first(d->lanes);
+  const int64_t *offset = d->offset + x;
+  CK_UNROLL
+  for (int p = 0; p < size; ++p, offset += d->phases)
+    if (p < count)
+      vf_store_either((real *)d->out + *offset, full, tail, vf_min(high, vf_max(low, sum[p])));
+}
+
+/* The last group of a phase overlaps the one before; only a phase shorter than a group has sums
+ * that do not exist. */
+CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int stride) {
+  const int size = dw_group_size(width);
+  for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
+    const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
+    for (int64_t p = 0; p < outputs; p += size) {
+      const int64_t first = ck_max(0, ck_min(p, outputs - size));
+      dw_group(d, phase + first * d->phases, outputs - first, width, stride);
+    }
+  }
+}
+
+#define DW_INSTANCES(width)                                                                        \
+  static void CK_FN(dwconv##width##wide1)(const struct ck_dw_row_args *d) { dw_row(d, width, 1); } \
+  static void CK_FN(dwconv##width##wide2)(const struct ck_dw_row_args *d) { dw_row(d, width, 2); } \
+  static void CK_FN(dwconv##width##wide3)(const struct ck_dw_row_args *d) { dw_row(d, width, 3); }
+DW_INSTANCES(3)
+DW_INSTANCES(5)
+DW_INSTANCES(7)
+DW_INSTANCES(9)
+
+static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
+#define DW_STRIDES(width) \
+  { CK_FN(dwconv##width##wide1), CK_FN(dwconv##width##wide2), CK_FN(dwconv##width##wide3) }
+  static void (*const instances[4][3])(const struct ck_dw_row_args *) = {
+      DW_STRIDES(3), DW_STRIDES(5), DW_STRIDES(7), DW_STRIDES(9)};
+  const int64_t stride = d->group_step / d->tap_step, width = d->kernel_w;
+  if (stride <= 3 && width >= 3 && width <= 9 && width % 2)
+    instances[width / 2 - 1][stride - 1](d);
+  else
+    dw_row(d, 0, 0);
+}
+
+/* Copy what L output channels read of a row into a staged row: zeros, pixels, zeros. Which input
+ * channel a lane reads is the same for every pixel: a permutation, unless the channels of L outputs
+ * span more than a vector. */
+static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
+  const int64_t first = s->channel / s->group_out * s->group_in + s->member;
+  real_bits lane[VF_LANES];
+  for (int64_t i = 0; i < VF_LANES; ++i) {
+    const int64_t o = s->channel + ck_min(i, s->lanes - 1);
+    lane[i] = (real_bits)(o / s->group_out * s->group_in + s->member - first);
+  }
+  const int64_t span = (int64_t)lane[VF_LANES - 1] + 1;
+  const vf_tail tail = vf_first(span);
+  const vf_index index = vf_index_of(lane);
+  const bool plain = s->group_in == 1 && s->group_out == 1, full = span == VF_LANES;
+  const real *from = (const real *)s->src + first;
+  real *to = s->to;
+
+  for (int64_t i = 0; i < s->before; ++i, to += VF_LANES) vf_store(to, vf_zero());
+  for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step) {
+    __builtin_prefetch(from + VF_LANES, 0, 2); /* the next channels' turn comes soon */
+    if (plain)
+      vf_store(to, vf_load_either(from, full, tail));
+    else if (span <= VF_LANES)
+      vf_store(to, vf_load_repeat(from, tail, index));
+    else
+      for (int64_t j = 0; j < VF_LANES; ++j) to[j] = from[lane[j]];
+  }
+  for (int64_t i = 0; i < s->after; ++i, to += VF_LANES) vf_store(to, vf_zero());
+}
