@@ -145,16 +145,21 @@ def _onnx_model(call):
 
 def onnxruntime(call):
     """Run a session bound to its arrays; ONNX is NCHW, which it converts to and from inside."""
+    return run_onnx(_onnx_model(call), x=_nchw(call.x))
+
+
+def run_onnx(model, **inputs):
+    """Run a model's session, bound to its inputs and its output."""
     ort = pytest.importorskip("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(_onnx_model(call), options, ["CPUExecutionProvider"])
-    x = ort.OrtValue.ortvalue_from_numpy(_nchw(call.x))
+    session = ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
     (output,) = session.get_outputs()
     y = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
-    binding = session.io_binding()
-    binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output(output.name, y)
     return partial(session.run_with_iobinding, binding), lambda _: _from_nchw(y.numpy())
 
@@ -162,15 +167,20 @@ def onnxruntime(call):
 def openvino(call):
     """Run an inference request on its own tensors; NCHW outside, converted inside."""
     ov = pytest.importorskip("openvino")
+    return run_openvino(ov.Core().read_model(_onnx_model(call)), _nchw(call.x))
+
+
+def run_openvino(model, *inputs):
+    """Run a model on one thread, in float32, on its own tensors."""
+    ov = pytest.importorskip("openvino")
     config = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": 1,
     }
-    core = ov.Core()
-    net = core.compile_model(core.read_model(_onnx_model(call)), "CPU", config)
-    request = net.create_infer_request()
-    request.get_input_tensor().data[:] = _nchw(call.x)
+    request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
+    for i, array in enumerate(inputs):
+        request.get_input_tensor(i).data[:] = array
     return request.infer, lambda _: _from_nchw(request.get_output_tensor().data)
 
 

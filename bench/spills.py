@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 Instruction = tuple[int, str]
 
-FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv)\w+)>:")
+FUNCTION = re.compile(r"^[0-9a-f]+ <(ck_(?:gemm|dwconv|deform)\w+)>:")
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
 JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|[ct]bn?z)\s+(?:\S+,\s*)*([0-9a-f]+)\s<")
 MULTIPLY = re.compile(r"^(v?(fn?m(add|sub)\w*|mul[ps][sd])|fml[as]|fmul)\s")

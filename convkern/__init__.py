@@ -4,6 +4,7 @@ from . import cost, naive, runtime
 from .layers import (
     AvgPool2d,
     Conv2d,
+    DeformConv2d,
     DepthwiseConv2d,
     GlobalAvgPool2d,
     MaxPool2d,
@@ -13,6 +14,7 @@ from .layers import (
 from .ops import (
     avg_pool2d,
     conv2d,
+    deform_conv2d,
     depthwise_conv2d,
     fold_batchnorm,
     global_avg_pool2d,
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AvgPool2d",
     "Conv2d",
+    "DeformConv2d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",
     "MaxPool2d",
@@ -43,6 +46,7 @@ __all__ = [
     "avg_pool2d",
     "conv2d",
     "cost",
+    "deform_conv2d",
     "depthwise_conv2d",
     "fold_batchnorm",
     "get_num_threads",

@@ -69,6 +69,11 @@ cdef extern from "convkern.h" nogil:
         int64_t pad_left
         int64_t pad_right
 
+    ctypedef struct ck_deform:
+        const void *offset
+        const void *mask
+        int64_t groups
+
     ctypedef struct ck_op:
         pass
 
@@ -88,10 +93,15 @@ cdef extern from "convkern.h" nogil:
     ck_status ck_dwconv_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
     ck_status ck_sepconv_create(const ck_conv *, const ck_weights *, const void *,
                                 const ck_weights *, const void *, ck_op **)
+    ck_status ck_deform_create(const ck_conv *, const ck_weights *, const void *, ck_op **)
     void ck_op_destroy(ck_op *)
     ck_status ck_op_workspace_size(const ck_op *, const ck_image *, size_t *)
     ck_status ck_op_run(const ck_op *, const ck_image *, const void *, const void *, void *,
                         void *, size_t)
+    ck_status ck_deform_workspace_size(const ck_op *, const ck_image *, const ck_deform *,
+                                       size_t *)
+    ck_status ck_deform_run(const ck_op *, const ck_image *, const ck_deform *, const void *,
+                            const void *, void *, void *, size_t)
     ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, size_t *)
     ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, void *, size_t)
     ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,

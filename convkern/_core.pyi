@@ -24,7 +24,14 @@ class Op:
         dw_activation: tuple[int, float, float] = ...,
     ) -> None: ...
     def run(
-        self, sizes: tuple[int, ...], x: _Array, residual: _Array | None, y: _Array
+        self,
+        sizes: tuple[int, ...],
+        x: _Array,
+        residual: _Array | None,
+        y: _Array,
+        offset: _Array | None = None,
+        mask: _Array | None = None,
+        offset_groups: int = 1,
     ) -> None: ...
 
 def pool(

@@ -123,6 +123,9 @@ cdef class Op:
         elif kind == "depthwise":
             with nogil:
                 status = ck_dwconv_create(&self.conv, &w_view, bias_data, &self.op)
+        elif kind == "deform":
+            with nogil:
+                status = ck_deform_create(&self.conv, &w_view, bias_data, &self.op)
         else:
             with nogil:
                 status = ck_sepconv_create(&self.conv, &dw_view, dw_bias_data, &w_view, bias_data,
@@ -133,16 +136,29 @@ cdef class Op:
         ck_op_destroy(self.op)
 
     def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual,
-            cnp.ndarray y not None):
-        """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right)."""
+            cnp.ndarray y not None, cnp.ndarray offset=None, cnp.ndarray mask=None,
+            int64_t offset_groups=1):
+        """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right).
+
+        A deformable convolution has an offset, and perhaps a mask.
+        """
         cdef ck_image image = _image(sizes)
+        cdef ck_deform deform
+        cdef const ck_deform *where = NULL
         cdef size_t needed = 0
         cdef void *workspace
         cdef ck_status status
         _check(x, self.conv.dtype, self.name)
         _check(residual, self.conv.dtype, self.name)
         _check(y, self.conv.dtype, self.name)
-        _raise(ck_op_workspace_size(self.op, &image, &needed), self.name)
+        if offset is not None:
+            _check(offset, self.conv.dtype, self.name)
+            _check(mask, self.conv.dtype, self.name)
+            deform.offset = cnp.PyArray_DATA(offset)
+            deform.mask = _data(mask)
+            deform.groups = offset_groups
+            where = &deform
+        _raise(ck_deform_workspace_size(self.op, &image, where, &needed), self.name)
         cdef const void *x_data = cnp.PyArray_DATA(x)
         cdef const void *residual_data = _data(residual)
         cdef void *y_data = cnp.PyArray_DATA(y)
@@ -151,8 +167,8 @@ cdef class Op:
             if workspace == NULL:
                 status = CK_E_NOMEM
             else:
-                status = ck_op_run(self.op, &image, x_data, residual_data, y_data, workspace,
-                                   needed)
+                status = ck_deform_run(self.op, &image, where, x_data, residual_data, y_data,
+                                       workspace, needed)
                 free(workspace)
         _raise(status, self.name)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ._deform import DeformOperation
 from ._geometry import DTYPES, as_int, as_shape
 from ._operation import (
     Conv2dOperation,
@@ -35,6 +36,7 @@ __all__ = [
     "Cost",
     "avg_pool2d",
     "conv2d",
+    "deform_conv2d",
     "depthwise_conv2d",
     "global_avg_pool2d",
     "max_pool2d",
@@ -338,6 +340,103 @@ def separable_conv2d(
     middle = operation.w.shape[2]
     biases = _bias(operation, "bias", bias) + _bias(operation, "dw_bias", dw_bias, middle)
     return of_operation(operation, x_shape, biases)
+
+
+def deform_conv2d(
+    x_shape: tuple[int, ...],
+    offset_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    bias: bool = False,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    mask: bool = False,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    dtype: str = "float32",
+) -> Cost:
+    """Cost of a deformable convolution.
+
+    Parameters
+    ----------
+    x_shape, w_shape : tuple of int
+        As for `conv2d`.
+    offset_shape : tuple of int
+        As `convkern.deform_conv2d` takes it.
+    mask : bool, optional
+        Whether there is one: a second version's factor for each sample.
+    bias, stride, padding, dilation, layout, weight_layout, dtype
+        As for `conv2d`.
+
+    Returns
+    -------
+    Cost
+        The multiply-adds are the standard convolution's, 4 for every value that is sampled (one
+        per neighbour) and 1 more where there is a mask: 5 is what InternImage's authors count for
+        a modulated sample. The offsets and the mask count as bytes; where they come from, usually
+        a convolution of its own, is not part of this operation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `conv2d`.
+
+    References
+    ----------
+    Wang et al., "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable
+    Convolutions", arXiv 2211.05778, 2023.
+
+    Examples
+    --------
+    Sampling is 4 / N of the multiplications of N output channels:
+
+    >>> deform_conv2d((28, 28, 128), (28, 28, 18), (3, 3, 128, 128), padding=1)
+    Cost(macs=119218176, params=147456, bytes=1449088)
+    >>> conv2d((28, 28, 128), (3, 3, 128, 128), padding=1).macs * (1 + 4 / 128)
+    119218176.0
+    """
+    name = "cost.deform_conv2d"
+    operation = DeformOperation(
+        name,
+        _stand_in(name, "w", w_shape, dtype),
+        None,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=None,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return of_deform(operation, x_shape, offset_shape, mask, _bias(operation, "bias", bias))
+
+
+def of_deform(
+    operation: DeformOperation,
+    x_shape: tuple[int, ...],
+    offset_shape: tuple[int, ...] | None,
+    mask: bool,
+    biases: int | None = None,
+) -> Cost:
+    """Cost of a checked deformable convolution; biases are its own unless they are said."""
+    if not isinstance(mask, bool):
+        kind = type(mask).__name__
+        raise TypeError(f"{operation.name}: mask must be True or False, not {kind}")
+    x_shape = as_shape(operation.name, "x_shape", x_shape)
+    image, result = operation.shapes(x_shape)
+    groups = 1
+    if offset_shape is not None:
+        offset_shape = as_shape(operation.name, "offset_shape", offset_shape)
+        groups = operation.offset_groups(x_shape, offset_shape)
+    if biases is None:
+        biases = 0 if operation.bias is None else operation.bias.size
+    plain = of_operation(operation, x_shape, biases)
+    samples = result.batch * result.height * result.width * operation.taps
+    return Cost(
+        plain.macs + (4 + mask) * samples * image.channels,
+        plain.params,
+        plain.bytes + (2 + mask) * samples * groups * operation.w.itemsize,
+    )
 
 
 def max_pool2d(

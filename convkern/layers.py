@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, cost, runtime
+from ._deform import DeformOperation
 from ._geometry import as_array, as_shape, check_memory
 from ._operation import (
     Conv2dOperation,
@@ -24,6 +25,7 @@ from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling, Pooling
 __all__ = [
     "AvgPool2d",
     "Conv2d",
+    "DeformConv2d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",
     "MaxPool2d",
@@ -291,6 +293,81 @@ class SeparableConv2d(_Layer):
         }
         arrays = {"dw": dw, "pw": pw, "dw_bias": dw_bias, "bias": bias}
         self._make(SeparableOperation, arrays, options)
+
+
+class DeformConv2d(_Layer):
+    """`deform_conv2d` with its weights packed once.
+
+    Only an image says how many groups there are, so they are packed at the first call.
+
+    Parameters
+    ----------
+    w, bias, stride, padding, dilation, activation, layout, weight_layout
+        As in `deform_conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> layer = ck.DeformConv2d(np.ones((3, 3, 2, 4), np.float32), padding=1)
+    >>> x, offset = np.ones((1, 7, 7, 2), np.float32), np.zeros((1, 7, 7, 18), np.float32)
+    >>> layer(x, offset)[0, 3, 3, 0]
+    np.float32(18.0)
+    >>> mask = np.full((1, 7, 7, 9), 0.5, np.float32)
+    >>> layer(x, offset, mask)[0, 3, 3, 0]
+    np.float32(9.0)
+    """
+
+    __slots__ = ()
+
+    _operation: DeformOperation
+    _packed: Any
+
+    def __init__(
+        self,
+        w: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        activation: Any = None,
+        layout: str = "NHWC",
+        weight_layout: str | None = None,
+    ) -> None:
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "activation": activation,
+            "layout": layout,
+            "weight_layout": weight_layout,
+        }
+        self._make(DeformOperation, {"w": w, "bias": bias}, options)
+
+    def __call__(  # type: ignore[override]  # there is no convolution without an offset
+        self,
+        x: Any,
+        offset: Any,
+        mask: Any = None,
+        out: np.ndarray | None = None,
+        threads: int | None = None,
+        *,
+        residual: Any = None,
+    ) -> np.ndarray:
+        """The operation on x; see `deform_conv2d` for every argument."""
+        return self._operation.run_at(x, offset, mask, residual, out, threads, self._packed)
+
+    def cost(
+        self,
+        x_shape: tuple[int, ...],
+        offset_shape: tuple[int, ...] | None = None,
+        mask: bool = False,
+    ) -> cost.Cost:
+        """The cost for an image of this shape; see `convkern.cost.deform_conv2d`.
+
+        Without an `offset_shape` there is one offset group.
+        """
+        return cost.of_deform(self._operation, x_shape, offset_shape, mask)
 
 
 class _Pool(_Immutable):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ._deform import DeformOperation
 from ._geometry import as_same_dtype
 from ._operation import (
     Conv2dOperation,
@@ -26,6 +27,7 @@ from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling
 __all__ = [
     "avg_pool2d",
     "conv2d",
+    "deform_conv2d",
     "depthwise_conv2d",
     "fold_batchnorm",
     "global_avg_pool2d",
@@ -326,6 +328,95 @@ def separable_conv2d(
         weight_layout=weight_layout,
     )
     return operation.run(x, residual, out, threads)
+
+
+def deform_conv2d(
+    x: Any,
+    offset: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    mask: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    weight_layout: str | None = None,
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Deformable convolution: every tap of every output pixel reads where an offset moves it.
+
+    Without `mask` this is version 1 (Dai et al., arXiv 1703.06211), with it version 2 (Zhu et al.,
+    arXiv 1811.11168).
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    offset : array_like
+        (N, H', W', 2 G kh kw), or (N, 2 G kh kw, H', W') for ``layout="NCHW"``: how far each tap
+        moves, in pixels. The channels are (offset group, ky, kx, [down, right]); every C / G
+        channels of x share the offsets of a group.
+    w : array_like
+        Weights, as in `conv2d`; C over their input channels is the number of groups.
+    bias : array_like, optional
+        (M,).
+    stride, padding, dilation
+        As in `conv2d`.
+    mask : array_like, optional
+        (N, H', W', G kh kw) or (N, G kh kw, H', W'), in the order of the offsets: a factor for
+        each sample.
+    activation, residual, layout, weight_layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', M) or (N, M, H', W'), H' and W' as in `conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    Semantics of `torchvision.ops.deform_conv2d` and of ONNX's DeformConv. A sample at row y and
+    column x is interpolated bilinearly between the four pixels at floor(y), floor(y) + 1 and
+    floor(x), floor(x) + 1; those outside the image are zeros. It is zero where y or x is at -1 or
+    before, or at the image's size or beyond, infinitely far included, and NaN where an offset is
+    NaN. All four pixels are multiplied by their weights, 0 included, so one that is NaN or
+    infinite makes NaN of every sample that it has weight 0 in: 0 * inf is NaN.
+
+    A sample is within gamma(8) |mask| (|v0| + |v1| + |v2| + |v3|) of the exact one, v being its
+    four pixels; the sum of the samples is as exact as `conv2d` says.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.arange(9, dtype=np.float32).reshape(3, 3, 1)
+    >>> offset = np.zeros((3, 3, 2), np.float32)
+    >>> offset[1, 1] = 0.5, -1.0
+    >>> ck.deform_conv2d(x, offset, np.ones((1, 1, 1, 1), np.float32))[..., 0]
+    array([[0. , 1. , 2. ],
+           [3. , 4.5, 5. ],
+           [6. , 7. , 8. ]], dtype=float32)
+    """
+    operation = DeformOperation(
+        "deform_conv2d",
+        w,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
+        layout=layout,
+        weight_layout=weight_layout,
+    )
+    return operation.run_at(x, offset, mask, residual, out, threads)
 
 
 def max_pool2d(

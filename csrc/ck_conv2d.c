@@ -119,19 +119,24 @@ static bool is_pointwise(const struct ck_run *run) {
          i->pad_left == 0 && i->pad_right == 0;
 }
 
+static ck_fill_fn *fill_of(const struct ck_run *run) {
+  if (run->op->kind == CK_OP_DEFORM) return ck_fill_deformed;
+  if (run->op->conv.layout == CK_NCHW)
+    return is_pointwise(run) ? ck_fill_planar_pointwise : ck_fill_planar_im2col;
+  return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
+}
+
 /* The GEMM of one group. */
 static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
                               const struct ck_conv_fill *fill) {
   const struct ck_op *op = run->op;
-  ck_fill_fn *const fills[2][2] = {{fill_im2col, ck_fill_pointwise},
-                                   {ck_fill_planar_im2col, ck_fill_planar_pointwise}};
   const bool planar = op->conv.layout == CK_NCHW;
   const int64_t plane = run->out_h * run->out_w;
   const int64_t first = group * op->gemm[group].columns * (planar ? plane : 1);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = &op->gemm[group],
-      .fill = fills[planar][is_pointwise(run)],
+      .fill = fill_of(run),
       .context = fill,
       .run = run,
       .residual = run->residual ? ck_at(run->residual, first, op->kernels->element) : NULL,
@@ -144,15 +149,22 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
 
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_gemm g = gemm_of(run, 0, NULL);
-  return ck_gemm_workspace(&g, bytes);
+  size_t gemm, scratch;
+  ck_status status = ck_gemm_workspace(&g, &gemm);
+  if (status == CK_OK) status = ck_deform_scratch(run, &scratch);
+  if (status == CK_OK) *bytes = gemm + scratch;
+  return status;
 }
 
 void ck_conv2d_run(const struct ck_run *run, void *workspace) {
   const ck_conv *conv = &run->op->conv;
   const int64_t channels = conv->in_channels / conv->groups;
+  size_t scratch = 0;
+  ck_deform_scratch(run, &scratch);
   for (int64_t group = 0; group < conv->groups; ++group) {
-    const struct ck_conv_fill fill = {run, group * channels, channels};
+    const struct ck_conv_fill fill = {run, group * channels, channels, workspace};
     const struct ck_gemm g = gemm_of(run, group, &fill);
-    ck_gemm_run(&g, workspace);
+    ck_deform_start(&fill);
+    ck_gemm_run(&g, (char *)workspace + scratch);
   }
 }

@@ -44,6 +44,12 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index) {
 
 static bool planar(const struct ck_gemm *g) { return g->weights->layout == CK_NCHW; }
 
+/* Pixels are the rows of the sums, and planes those of the result: a block's sums wait in the
+ * workspace. */
+static bool crossed(const struct ck_gemm *g) {
+  return g->run->op->conv.layout == CK_NCHW && !planar(g);
+}
+
 /* NCHW: pixels of one group of the panel. */
 static int64_t group_pixels(const struct ck_kernels *k) {
   return (int64_t)k->gemm_vectors * k->lanes;
@@ -86,8 +92,9 @@ ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const int64_t pixels = b.rows * b.cols;
   const int64_t padded =
       planar(g) ? ck_round_up(pixels, group_pixels(k)) : tiles_of(pixels, k) * k->gemm_rows;
-  *bytes =
-      (size_t)(padded * cut.terms * k->element) + (size_t)pixels * sizeof(int64_t) + 2 * CK_ALIGN;
+  const int64_t sums = crossed(g) ? pixels * g->weights->columns : 0;
+  *bytes = (size_t)((padded * cut.terms + sums) * k->element) + (size_t)pixels * sizeof(int64_t) +
+           3 * CK_ALIGN;
   return CK_OK;
 }
 
@@ -107,7 +114,8 @@ static int64_t rows_read(const struct ck_run *run, const struct ck_block *block)
   const ck_window *w = &run->op->conv.window;
   const int64_t last = (block->y + block->rows - 1) * w->stride_h - run->image.pad_top +
                        (w->kernel_h - 1) * w->dilation_h;
-  return ck_max(0, ck_min(last + 1, run->image.height));
+  const int64_t reach = run->deform ? CK_DEFORM_REACH : 0;
+  return ck_max(0, ck_min(ck_min(last + 1, run->image.height) + reach, run->image.height));
 }
 
 /* The input that `next` reads and `block` did not. */
@@ -122,17 +130,17 @@ static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_bl
   return ahead_of(ck_at(run->x, at, element), rows * row, element, steps);
 }
 
-/* One block times one range of terms. Meanwhile the next panel of weights and the next block's
- * input come into L2: without that a network whose weights are in L3 runs at two thirds of its
- * speed. */
+/* One block times one range of terms, to pixel `first` of y and on. Meanwhile the next panel of
+ * weights and the next block's input come into L2: without that a network whose weights are in L3
+ * runs at two thirds of its speed. */
 static void multiply(const struct ck_gemm *g, const struct ck_block *block,
-                     const struct ck_block *next, const struct ck_panel *panel, int64_t begin,
-                     int64_t end, int64_t tile_step) {
+                     const struct ck_block *next, const struct ck_panel *panel, int64_t first,
+                     int64_t begin, int64_t end) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
   const bool last = end == w->terms;
   const struct ck_deal deal = ck_deal_of(block->pixels, k);
-  const int64_t start = (block->image * g->run->out_h + block->y) * g->run->out_w + block->x;
+  const int64_t tile_step = panel->elements / deal.tiles;
   const int64_t steps = ck_ceil_div(end - begin, k->lanes); /* of one call */
   const int64_t calls = deal.tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
@@ -141,7 +149,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  if (last) args.ahead[1] = input_of_next(g, block, next, steps * calls);
+  if (last && !crossed(g)) args.ahead[1] = input_of_next(g, block, next, steps * calls);
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -153,7 +161,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
                              k->element, steps * deal.tiles);
-    int64_t at = start * g->y_step + column;
+    int64_t at = first * g->y_step + column;
     for (int64_t t = 0; t < deal.tiles; ++t) {
       args.a = ck_at(panel->data, t * tile_step, k->element);
       args.c = ck_at_mut(g->y, at, k->element);
@@ -241,24 +249,66 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
   return panel;
 }
 
+/* Where the sums of a block wait that go into planes: a GEMM whose y is that place. */
+static struct ck_gemm waiting(const struct ck_gemm *g, void *sums) {
+  const bool finish = !g->residual && g->activation.kind == CK_ACT_CLAMP;
+  struct ck_gemm rows = *g;
+  rows.y = sums;
+  rows.y_step = g->weights->columns;
+  rows.residual = NULL;
+  rows.activation = finish ? g->activation : ck_identity;
+  return rows;
+}
+
+/* A block's sums, pixel by pixel, into the planes of y, and what is done to them there. */
+static void cross(const struct ck_gemm *g, const struct ck_block *block, const void *sums) {
+  const struct ck_kernels *k = g->kernels;
+  const struct ck_run *run = g->run;
+  const int64_t columns = g->weights->columns;
+  const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
+  const int64_t at = image + block->y * run->out_w + block->x;
+  void *y = ck_at_mut(g->y, at, k->element);
+  k->planar_copy(&(struct ck_planar_copy_args){.to = y,
+                                               .src = sums,
+                                               .to_row = g->y_step,
+                                               .src_row = 1,
+                                               .step = columns,
+                                               .n = block->pixels,
+                                               .rows = columns});
+  for (int64_t c = 0; g->residual && c < columns; ++c)
+    k->add_clamp(&(struct ck_add_args){ck_at_mut(y, c * g->y_step, k->element),
+                                       ck_at(g->residual, at + c * g->y_step, k->element),
+                                       block->pixels, g->activation.low, g->activation.high});
+  if (g->activation.kind != CK_ACT_CLAMP)
+    k->activate(&(struct ck_act_args){y, columns, block->pixels, g->y_step, g->activation.kind});
+}
+
 void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
   const struct cut cut = cut_of(g);
   const struct ck_blocking blocking = blocking_of(g, &cut);
-  const int64_t tile_step = g->kernels->gemm_rows * cut.terms, blocks = ck_block_count(&blocking);
+  const int64_t blocks = ck_block_count(&blocking), terms = g->weights->terms;
+  const int64_t pixels = blocking.rows * blocking.cols;
   int64_t *offset = ck_align(workspace);
-  void *data = ck_align(offset + blocking.rows * blocking.cols);
+  void *sums = ck_align(offset + pixels);
+  void *data = crossed(g)
+                   ? ck_align(ck_at_mut(sums, pixels * g->weights->columns, g->kernels->element))
+                   : sums;
+  const struct ck_gemm rows = crossed(g) ? waiting(g, sums) : *g;
 
   for (int64_t i = 0; i < blocks; ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const struct ck_block next = ck_block_at(&blocking, ck_min(i + 1, blocks - 1));
     const struct ck_panel panel = panel_of(g, &block, &cut, offset, data);
-    for (int64_t begin = 0; begin < g->weights->terms; begin += cut.terms) {
-      const int64_t end = ck_min(begin + cut.terms, g->weights->terms);
+    const int64_t first =
+        crossed(g) ? 0 : (block.image * blocking.out_h + block.y) * blocking.out_w + block.x;
+    for (int64_t begin = 0; begin < terms; begin += cut.terms) {
+      const int64_t end = ck_min(begin + cut.terms, terms);
       g->fill(g->context, &block, begin, end, &panel);
       if (planar(g))
         multiply_planar(g, &block, &panel, begin, end);
       else
-        multiply(g, &block, &next, &panel, begin, end, tile_step);
+        multiply(&rows, &block, &next, &panel, first, begin, end);
     }
+    if (crossed(g)) cross(g, &block, sums);
   }
 }

@@ -114,6 +114,28 @@ struct ck_fill_args {
   int64_t term, n; /* the first term, counted in the panel, and how many */
 };
 
+/* One tap of some pixels of an output row: n channels that move together, sampled bilinearly, into
+ * the panel. Steps are in elements. */
+struct ck_deform_args {
+  void *panel;
+  const int64_t *offset;
+  int64_t pixels;
+  int64_t term, n;            /* as for a fill */
+  int64_t height, width;      /* of the image */
+  const void *x;              /* the first of the n channels, at the first pixel of row_begin */
+  int64_t row_begin, row_end; /* the rows that are there, channels side by side */
+  int64_t pixel_step;
+  const void *planes;  /* where the others are: the first of the n channels; or null */
+  int64_t plane_step;  /* from one channel to the next */
+  const void *dy, *dx; /* of the first pixel */
+  int64_t offset_step; /* from one pixel's to the next */
+  const void *mask;    /* of the first pixel; null: ones */
+  int64_t mask_step;
+  int64_t tap_y, tap_x; /* where the first pixel's tap lies before it is moved */
+  int64_t stride_w;
+  const void *zeros; /* n of them: a pixel outside the image */
+};
+
 /* NCHW: one term of `rows` rows of neighbouring pixels into a planar panel: groups of vectors * L
  * pixels, from pixel `narrow` on of L. Row r begins at pixel + r * row_pixels. */
 struct ck_planar_fill_args {
@@ -237,15 +259,16 @@ void ck_free(void *p);
  */
 
 /* Grouped: a conv2d in NHWC whose groups are narrower than a vector. */
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
+enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
   struct ck_dw_weights dw;      /* depthwise, separable, grouped */
-  struct ck_gemm_weights *gemm; /* conv2d: one per group; separable: one */
+  struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
+  void *zeros;     /* deform: a pixel of one group's channels */
   bool rows_first; /* conv2d in NCHW: terms run over (ky, channel, kx), as those of grouped do */
 };
 
@@ -257,6 +280,7 @@ struct ck_run {
   int64_t group_in, group_out; /* channels of a group; a depthwise has 1 and the multiplier */
   const void *x, *residual;
   void *y;
+  const ck_deform *deform; /* of a deformable convolution */
 };
 
 /* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last
@@ -325,12 +349,20 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
 struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g);
 
-/* The context of the fills of ck_pwconv.c and ck_conv2d.c: one group of channels. */
+/* The context of the fills of ck_pwconv.c, ck_conv2d.c and ck_deform.c: one group of channels. */
 struct ck_conv_fill {
   const struct ck_run *run;
   int64_t first_channel, channels; /* of the input */
+  void *scratch;                   /* of a deformable convolution */
 };
-ck_fill_fn ck_fill_pointwise;
+ck_fill_fn ck_fill_pointwise, ck_fill_deformed;
+
+/* What ck_fill_deformed keeps from one block to the next. */
+ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes);
+void ck_deform_start(const struct ck_conv_fill *fill);
+
+/* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
+#define CK_DEFORM_REACH 4
 
 /* The context of the fills by a depthwise, and its scratch. */
 struct ck_dw_fill {

@@ -42,6 +42,11 @@ static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv) {
   return kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
 }
 
+/* Sums over the channels of a group, taps in a window. */
+static bool is_grouped(enum ck_op_kind kind) {
+  return kind == CK_OP_CONV2D || kind == CK_OP_GROUPED || kind == CK_OP_DEFORM;
+}
+
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   const ck_window *w = &conv->window;
   int64_t product;
@@ -50,15 +55,31 @@ ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
       w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < 1)
     return CK_E_SHAPE;
-  if (kind != CK_OP_CONV2D) {
+  if (!is_grouped(kind)) {
     if (conv->multiplier < 1) return CK_E_SHAPE;
     if (!ck_mul(conv->in_channels, conv->multiplier, &product)) return CK_E_OVERFLOW;
   }
   if (kind != CK_OP_DEPTHWISE && conv->out_channels < 1) return CK_E_SHAPE;
-  if (kind == CK_OP_CONV2D &&
+  if (is_grouped(kind) &&
       (conv->groups < 1 || conv->in_channels % conv->groups || conv->out_channels % conv->groups))
     return CK_E_SHAPE;
   return CK_OK;
+}
+
+/* Offsets that are there exactly where they are needed, and fit. */
+static ck_status check_deform(const struct ck_run *run) {
+  const ck_conv *conv = &run->op->conv;
+  const ck_deform *deform = run->deform;
+  const int element = conv->dtype == CK_F32 ? 4 : 8;
+  int64_t channels;
+  if (run->op->kind != CK_OP_DEFORM) return deform ? CK_E_SHAPE : CK_OK;
+  if (!deform) return CK_E_NULL;
+  if (deform->groups < 1 || conv->in_channels % deform->groups) return CK_E_SHAPE;
+  if (!ck_mul(conv->window.kernel_h, conv->window.kernel_w, &channels) ||
+      !ck_mul(channels, deform->groups, &channels) || !ck_mul(channels, 2, &channels) ||
+      !ck_array_fits(run->image.batch, run->out_h, run->out_w, channels, element))
+    return CK_E_OVERFLOW;
+  return run->image.batch > 0 && !deform->offset ? CK_E_NULL : CK_OK;
 }
 
 ck_status ck_check_run(struct ck_run *run) {
@@ -66,7 +87,7 @@ ck_status ck_check_run(struct ck_run *run) {
   const ck_conv *conv = &run->op->conv;
   const int element = conv->dtype == CK_F32 ? 4 : 8;
   if (i->batch < 0 || i->channels < 1) return CK_E_SHAPE;
-  if (run->op->kind == CK_OP_CONV2D || run->op->kind == CK_OP_GROUPED) {
+  if (is_grouped(run->op->kind)) {
     if (i->channels != conv->in_channels) return CK_E_SHAPE;
     run->group_in = conv->in_channels / conv->groups;
     run->group_out = conv->out_channels / conv->groups;
@@ -82,7 +103,7 @@ ck_status ck_check_run(struct ck_run *run) {
       !ck_array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
     return CK_E_OVERFLOW;
   if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
-  return CK_OK;
+  return check_deform(run);
 }
 
 static void limit(ck_activation *a) { /* what is not a clamp does not clamp */
@@ -123,6 +144,7 @@ void ck_op_destroy(ck_op *op) {
   ck_free(op->gemm);
   ck_free(op->dw.data);
   ck_free(op->dw.bias);
+  ck_free(op->zeros);
   ck_free(op);
 }
 
@@ -186,7 +208,7 @@ static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *
                     group_out, &seen, bias, &op->dw);
 }
 
-static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
+static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias) {
   const ck_conv *conv = &op->conv;
   const int element = op->kernels->element;
   const int64_t channels = conv->in_channels / conv->groups;
@@ -195,9 +217,8 @@ static ck_status pack_groups(ck_op *op, const ck_weights *w, const void *bias) {
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
     ck_weights group = *w;
     group.data = ck_at(w->data, g * columns * w->stride[3], element);
-    status =
-        ck_pack_gemm(op->kernels, conv->layout, op->rows_first, &conv->window, channels, columns,
-                     &group, bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
+    status = ck_pack_gemm(op->kernels, layout, op->rows_first, &conv->window, channels, columns,
+                          &group, bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
   return status;
 }
@@ -217,8 +238,23 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
     status = pack_depthwise(op, &seen, bias);
   } else if (status == CK_OK) {
     op->rows_first = groups_share(op);
-    const bool share = op->rows_first && conv->layout == CK_NHWC;
-    status = (share ? pack_shared_groups : pack_groups)(op, w, bias);
+    status = op->rows_first && conv->layout == CK_NHWC ? pack_shared_groups(op, w, bias)
+                                                       : pack_groups(op, conv->layout, w, bias);
+  }
+  return finish(status, op, out);
+}
+
+/* Samples are of pixels, in either layout: the panel is NHWC. */
+ck_status ck_deform_create(const ck_conv *conv, const ck_weights *w, const void *bias,
+                           ck_op **out) {
+  if (out) *out = NULL;
+  if (!conv || !w || !w->data || !out) return CK_E_NULL;
+  ck_op *op = NULL;
+  ck_status status = op_new(CK_OP_DEFORM, conv, &op);
+  if (status == CK_OK) status = pack_groups(op, CK_NHWC, w, bias);
+  if (status == CK_OK) {
+    op->zeros = ck_alloc((size_t)(conv->in_channels / conv->groups * op->kernels->element));
+    if (!op->zeros) status = CK_E_NOMEM;
   }
   return finish(status, op, out);
 }
@@ -240,7 +276,8 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
 
 static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   switch (run->op->kind) {
-    case CK_OP_CONV2D: return ck_conv2d_workspace(run, bytes);
+    case CK_OP_CONV2D:
+    case CK_OP_DEFORM: return ck_conv2d_workspace(run, bytes);
     case CK_OP_GROUPED: return ck_dwconv_workspace(run, bytes);
     case CK_OP_DEPTHWISE:
       return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
@@ -249,19 +286,26 @@ static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   }
 }
 
-ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes) {
+ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
+                                   size_t *bytes) {
   if (!op || !image || !bytes) return CK_E_NULL;
-  struct ck_run run = {.op = op, .image = *image};
+  struct ck_run run = {.op = op, .image = *image, .deform = deform};
   run.image.batch = 0; /* there are no arrays yet */
   const ck_status status = ck_check_run(&run);
   run.image.batch = image->batch;
   return status == CK_OK ? workspace_of(&run, bytes) : status;
 }
 
-ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
-                    void *y, void *workspace, size_t workspace_bytes) {
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes) {
+  return ck_deform_workspace_size(op, image, NULL, bytes);
+}
+
+ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform *deform,
+                        const void *x, const void *residual, void *y, void *workspace,
+                        size_t workspace_bytes) {
   if (!op || !image) return CK_E_NULL;
-  struct ck_run run = {.op = op, .image = *image, .x = x, .residual = residual, .y = y};
+  struct ck_run run = {
+      .op = op, .image = *image, .x = x, .residual = residual, .y = y, .deform = deform};
   size_t needed;
   ck_status status = ck_check_run(&run);
   if (status == CK_OK) status = workspace_of(&run, &needed);
@@ -269,7 +313,8 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
   if (!workspace || workspace_bytes < needed) return CK_E_WORKSPACE;
   const uint64_t saved = ck_fp_enter();
   switch (op->kind) {
-    case CK_OP_CONV2D: ck_conv2d_run(&run, workspace); break;
+    case CK_OP_CONV2D:
+    case CK_OP_DEFORM: ck_conv2d_run(&run, workspace); break;
     case CK_OP_GROUPED: ck_dwconv_run(&run, workspace); break;
     case CK_OP_DEPTHWISE:
       (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
@@ -278,4 +323,9 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
   }
   ck_fp_leave(saved);
   return CK_OK;
+}
+
+ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
+                    void *y, void *workspace, size_t workspace_bytes) {
+  return ck_deform_run(op, image, NULL, x, residual, y, workspace, workspace_bytes);
 }

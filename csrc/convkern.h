@@ -63,6 +63,7 @@ typedef struct ck_window {
 
 /* What an operation is, without its weights.
  *   conv2d     in_channels -> out_channels in groups; multiplier is ignored
+ *   deform     as conv2d
  *   depthwise  in_channels -> in_channels * multiplier; out_channels and groups are ignored
  *   separable  a depthwise, then a pointwise to out_channels */
 typedef struct ck_conv {
@@ -91,6 +92,18 @@ typedef struct ck_image {
   int64_t pad_top, pad_bottom, pad_left, pad_right;
 } ck_image;
 
+/* Where a deformable convolution samples. Tap (ky, kx) of offset group g has the number
+ *
+ *   t = (g * kernel_h + ky) * kernel_w + kx;
+ *
+ * offset channel 2 t moves it down, 2 t + 1 to the right, in pixels, and mask channel t multiplies
+ * it. Both arrays are of the output's size and in the image's layout. */
+typedef struct ck_deform {
+  const void *offset; /* 2 * groups * kernel_h * kernel_w channels */
+  const void *mask;   /* half as many, or null: all ones */
+  int64_t groups;     /* offset groups; divide in_channels */
+} ck_deform;
+
 typedef struct ck_op ck_op;
 
 /* bias and dw_bias may be null; they are contiguous. On failure *op is null. */
@@ -98,6 +111,7 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
 ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **op);
 ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
                             const ck_weights *pw, const void *bias, ck_op **op);
+ck_status ck_deform_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **op);
 void ck_op_destroy(ck_op *op);
 
 ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes);
@@ -105,6 +119,13 @@ ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *b
 /* residual may be null; y overlaps neither x nor residual. The workspace need not be aligned. */
 ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
                     void *y, void *workspace, size_t workspace_bytes);
+
+/* The same for a deformable convolution, which ck_op_run refuses. */
+ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
+                                   size_t *bytes);
+ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform *deform,
+                        const void *x, const void *residual, void *y, void *workspace,
+                        size_t workspace_bytes);
 
 /* The size of the output, in checked 64-bit arithmetic. */
 ck_status ck_output_size(const ck_window *window, const ck_image *image, int64_t *out_h,

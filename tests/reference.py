@@ -107,6 +107,34 @@ def separable_conv2d(
     return pointwise_conv2d(y, pw, bias, activation=activation, residual=residual, **layouts)
 
 
+def deform_conv2d(
+    x,
+    offset,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    mask=None,
+    activation=None,
+    residual=None,
+    layout="NHWC",
+    weight_layout=None,
+):
+    """Correlate bilinear samples with filters; see ``convkern.deform_conv2d``."""
+    w = _hwio(w, weight_layout or _WEIGHT_LAYOUT[layout])
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "layout": layout}
+    with np.errstate(all="ignore"):
+        samples = _samples(x, offset, mask, w.shape[:2], **window)
+        y = _like(_mix(samples, w), np.ndim(x), layout)
+        if bias is not None:
+            y = y + np.asarray(bias)[_channels_last(layout)]
+        if residual is not None:
+            y = y + np.asarray(residual)
+        return activate(y, activation)
+
+
 def max_pool2d(x, kernel, *, layout="NHWC", **window):
     """Take the largest number under every window; see ``convkern.max_pool2d``."""
     return _pool(x, kernel, np.maximum, -np.inf, layout=layout, **window)
@@ -192,7 +220,9 @@ def bound(op, *arrays, dtype=np.float32, activation=None, residual=None, **optio
         Where an infinity or a NaN takes part, the bound is not finite.
     """
     with np.errstate(all="ignore"):
-        if op is separable_conv2d:
+        if op is deform_conv2d:
+            error = _deform_error(*arrays, dtype=dtype, residual=residual, **options)
+        elif op is separable_conv2d:
             error = _separable_error(*arrays, dtype=dtype, residual=residual, **options)
         else:
             x, w, *bias = arrays
@@ -224,6 +254,30 @@ def _separable_error(
     return _sum_error(
         pointwise_conv2d, y, pw, bias, dtype=dtype, residual=residual, x_error=y_error, **layouts
     )
+
+
+def _deform_error(
+    x, offset, w, bias=None, *, dtype, residual, mask=None, layout="NHWC", weight_layout=None,
+    **window,
+):  # fmt: skip
+    """The samples' error, carried through the filters.
+
+    A weight of the interpolation is within 3 u of the exact one: a fraction, its complement and
+    their product are rounded. Four products, their sum and the mask round five times more.
+    """
+    w = np.abs(_hwio(w, weight_layout or _WEIGHT_LAYOUT[layout]))
+    window |= {"layout": layout, "kernel": w.shape[:2]}
+    samples = np.abs(_samples(x, offset, mask, **window))
+    error = _gamma(8, dtype) * _samples(np.abs(x), offset, _abs(mask), **window, weigh=False)
+    error = error + 5 * float(np.finfo(dtype).tiny)
+    magnitude = _like(_mix(samples + error, w), np.ndim(x), layout)
+    if bias is not None:
+        magnitude = magnitude + np.abs(bias)[_channels_last(layout)]
+    if residual is not None:
+        magnitude = magnitude + np.abs(residual)
+    terms = w[..., 0].size + 1 + (residual is not None)
+    carried = _like(_mix(error, w), np.ndim(x), layout)
+    return _gamma(terms, dtype) * magnitude + carried + terms * float(np.finfo(dtype).tiny)
 
 
 def activation_error(z, error, activation, dtype):
@@ -271,6 +325,61 @@ def _correlate(x, w, stride, padding, dilation, groups):
         filters = w[i, j].reshape(terms, groups, -1)
         y += pixels.swapaxes(0, 1) @ filters.swapaxes(0, 1)
     return y.swapaxes(0, 1).reshape(x.shape[0], height, width, outputs)
+
+
+def _samples(
+    x, offset, mask, kernel, *, stride=1, padding=0, dilation=1, layout="NHWC", weigh=True
+):  # fmt: skip
+    """Interpolate the image where the offsets point: (B, H', W', kh, kw, C).
+
+    Each neighbour is weighted, or where `weigh` is false counted whole.
+    """
+    (kh, kw), stride, dilation = kernel, _pair(stride), _pair(dilation)
+    x, offset = _nhwc(x, layout), _nhwc(offset, layout)
+    batch, height, width, channels = x.shape
+    (top, _), (left, _) = resolve_padding(padding, (height, width), kernel, stride, dilation)
+    groups = offset.shape[3] // (2 * kh * kw)
+    offset = offset.reshape(*offset.shape[:3], groups, kh, kw, 2)
+    tap_y, tap_x = (
+        (np.arange(n) * s - before)[:, None] + np.arange(k) * d
+        for n, s, before, k, d in zip(
+            offset.shape[1:3], stride, (top, left), kernel, dilation, strict=True
+        )
+    )
+    at_y = tap_y[:, None, None, :, None] + offset[..., 0]
+    at_x = tap_x[:, None, None, :] + offset[..., 1]
+    lost = np.isnan(at_y) | np.isnan(at_x)
+    inside = (at_y > -1) & (at_y < height) & (at_x > -1) & (at_x < width)
+    at_y, at_x = np.where(inside, at_y, 0), np.where(inside, at_x, 0)
+    low_y, low_x = np.floor(at_y), np.floor(at_x)
+    by_y, by_x = at_y - low_y, at_x - low_x
+    image = x.reshape(batch, height, width, groups, channels // groups)
+    value = np.zeros((*at_y.shape, channels // groups), x.dtype)
+    for down, right in np.ndindex(2, 2):
+        weight = (by_y if down else 1 - by_y) * (by_x if right else 1 - by_x)
+        row, column = (low_y + down).astype(int), (low_x + right).astype(int)
+        exists = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        index = np.ogrid[tuple(slice(n) for n in at_y.shape)]
+        pixels = image[
+            index[0], row.clip(0, height - 1), column.clip(0, width - 1), index[3]
+        ]  # fmt: skip
+        pixels = np.where(exists[..., None], pixels, 0)
+        value = value + (weight[..., None] * pixels if weigh else pixels)
+    value = np.where(inside[..., None], value, 0)
+    value = np.where(lost[..., None], np.nan, value)
+    if mask is not None:
+        value = value * _nhwc(mask, layout).reshape(*offset.shape[:-1], 1)
+    return np.moveaxis(value, 3, 5).reshape(*value.shape[:3], kh, kw, channels)
+
+
+def _mix(samples, w):
+    """Sum (B, H', W', kh, kw, C) samples over the taps and channels of (kh, kw, C / groups, N)."""
+    kh, kw, terms, outputs = w.shape
+    groups = samples.shape[-1] // terms
+    samples = samples.reshape(*samples.shape[:5], groups, terms)
+    w = w.reshape(kh, kw, terms, groups, outputs // groups)
+    y = np.einsum("bhwijgc,ijcgn->bhwgn", samples, w)
+    return y.reshape(*y.shape[:3], outputs)
 
 
 def resolve_padding(padding, size, kernel, stride, dilation):

@@ -3,6 +3,7 @@
 #include "kernels/common.tpl.h"
 #include "kernels/gemm.tpl.h"
 #include "kernels/fill.tpl.h"
+#include "kernels/deform.tpl.h"
 #include "kernels/dwconv3x3.tpl.h"
 #include "kernels/dwconvKxK.tpl.h"
 #include "kernels/planar.tpl.h"

@@ -1,0 +1,158 @@
+"""The deformable convolution as an operation: what `_operation.py` does, for an image with offsets.
+
+Its weights do not say how many groups there are; the image does. So they are packed when the first
+image comes, once for each number of groups.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core, runtime
+from ._geometry import ImageShape, as_same_dtype, check_memory, usable
+from ._operation import (
+    Layouts,
+    Operation,
+    _bias,
+    as_activation,
+    as_residual,
+    as_window,
+    check_out,
+    conv_view,
+    deliver,
+    in_place,
+)
+
+
+class PackedByGroups:
+    """Weights packed for the ISA in use when this was made, for any number of groups."""
+
+    def __init__(self, operation: DeformOperation) -> None:
+        self._operation = operation
+        self._isa = runtime.isa_number()
+        self._packed: dict[int, _core.Op] = {}
+
+    def __getitem__(self, groups: int) -> _core.Op:
+        packed = self._packed.get(groups)
+        if packed is None:
+            packed = self._packed[groups] = self._operation.pack_for(groups, self._isa)
+        return packed
+
+
+class DeformOperation(Operation):
+    kind = "deform"
+    _last_fit: tuple[Any, int] | None = None
+
+    def __init__(
+        self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
+        activation: Any, layout: Any, weight_layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.layouts = Layouts.of(name, layout, weight_layout)
+        self.w = conv_view(name, "w", w, self.layouts.weights)
+        self.w_shape = np.shape(w)
+        kh, kw, group_channels, out_channels = self.w.shape
+        self.window = as_window(name, (kh, kw), stride, padding, dilation)
+        self.channels = (group_channels, out_channels, 1, 1)  # of one group: x says how many
+        self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
+        self.activation = as_activation(name, "activation", activation)
+
+    @property
+    def taps(self) -> int:
+        return self.window.kernel[0] * self.window.kernel[1]
+
+    def pack(self) -> Any:
+        return PackedByGroups(self)
+
+    def pack_for(self, groups: int, isa: int) -> _core.Op:
+        check_memory(f"{self.name}: packing weights", self.w.shape, self.w.itemsize)
+        channels = (groups * self.in_channels, self.out_channels, groups, 1)
+        window = self.window.flat()
+        return _core.Op(
+            self.name, self.kind, isa, self.layouts.image, window, channels, self.w, self.bias,
+            self.activation,
+        )
+
+    def shapes(self, x_shape: Any) -> tuple[ImageShape, ImageShape]:
+        """The input and the output, or ValueError where x does not fit."""
+        image = ImageShape.of(self.name, x_shape, self.layouts.image)
+        groups, rest = divmod(image.channels, self.in_channels)
+        if rest or self.out_channels % max(groups, 1):
+            raise ValueError(
+                f"{self.name}: x has shape {tuple(x_shape)} ({self.layouts.image}), "
+                f"{image.channels} channels, and w has shape {self.w_shape} "
+                f"({self.layouts.weights}), {self.out_channels} outputs that see "
+                f"{self.in_channels} channels each: the channels of x must be whole groups of "
+                f"{self.in_channels}, and their number must divide the outputs"
+            )
+        height, width = self.window.out_size(self.name, image.height, image.width)
+        out = ImageShape(image.batch, height, width, self.out_channels, image.batched)
+        return image, out
+
+    def offset_groups(self, x_shape: Any, offset_shape: Any) -> int:
+        """How many groups of channels have offsets of their own; ValueError where they do not fit.
+
+        Channels are (offset groups, kh, kw, [down, right]), torchvision's and ONNX's order.
+        """
+        layout = self.layouts.image
+        image, out = self.shapes(x_shape)
+        offset = ImageShape.of(self.name, offset_shape, layout, "offset")
+        groups, rest = divmod(offset.channels, 2 * self.taps)
+        given = f"{self.name}: offset has shape {tuple(offset_shape)} ({layout})"
+        if rest or groups == 0 or image.channels % groups:
+            raise ValueError(
+                f"{given}, {offset.channels} channels: a kernel of {self.window.kernel[0]}x"
+                f"{self.window.kernel[1]} takes {2 * self.taps} for each offset group, whose "
+                f"number must divide the {image.channels} channels of x"
+            )
+        expected = self._like(out, offset.channels)
+        if offset.shape(layout) != expected:
+            raise ValueError(
+                f"{given}; for x of shape {tuple(x_shape)} it must be {expected}: there is one "
+                f"offset for every pixel of the output"
+            )
+        return groups
+
+    def fit(self, x_shape: Any, offset_shape: Any, mask_shape: Any) -> int:
+        """The offset groups of a call; the last one's are kept, for calls that repeat it."""
+        shapes = (x_shape, offset_shape, mask_shape)
+        if self._last_fit is not None and self._last_fit[0] == shapes:
+            return self._last_fit[1]
+        groups = self.offset_groups(x_shape, offset_shape)
+        expected = self._like(self.shapes(x_shape)[1], self.taps * groups)
+        if mask_shape is not None and mask_shape != expected:
+            raise ValueError(
+                f"{self.name}: mask has shape {mask_shape}; for offset of shape {offset_shape} it "
+                f"must be {expected}: one factor for every tap of every offset group"
+            )
+        self._last_fit = (shapes, groups)
+        return groups
+
+    def _like(self, out: ImageShape, channels: int) -> tuple[int, ...]:
+        shape = ImageShape(out.batch, out.height, out.width, channels, out.batched)
+        return shape.shape(self.layouts.image)
+
+    def run_at(
+        self, x: Any, offset: Any, mask: Any, residual: Any, out: Any, threads: Any,
+        packed: PackedByGroups | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """The operation on x, moved by offset: every check, then one call of C."""
+        if threads is not None:
+            runtime.check_threads(self.name, threads)
+        x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
+        offset = as_same_dtype(self.name, "offset", offset, x.dtype)
+        plan = self.plan(x.shape)
+        if mask is not None:
+            mask = as_same_dtype(self.name, "mask", mask, x.dtype)
+        offset_groups = self.fit(x.shape, offset.shape, None if mask is None else mask.shape)
+        residual = as_residual(self.name, residual, plan.shape, x.dtype)
+        check_out(self.name, out, plan.shape, x.dtype)
+        groups = plan.sizes[3] // self.in_channels
+        run = (self.pack() if packed is None else packed)[groups].run
+        moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
+        whole = out is not None and in_place(out, x, residual, offset, mask)
+        y = out if whole else np.empty(plan.shape, x.dtype)
+        run(plan.sizes, usable(x), None if residual is None else usable(residual), y, *moved)
+        return deliver(y, out)

@@ -1,0 +1,241 @@
+/* Deformable convolution: one tap of some pixels of an output row, sampled into the panel.
+ *
+ * A tap lies at an integral place, which its offset moves. There the image is interpolated between
+ * the four pixels around, pixels outside being zeros, and multiplied by the mask. A sample at -1 or
+ * before, or at the image's size or beyond, is zero. That is torchvision's and ONNX's definition,
+ * term by term: a neighbour of weight 0 is multiplied too, NaN and infinity included.
+ *
+ * An offset is split into its floor and its fraction before the place is added: in float the sum
+ * would lose as many bits of the fraction as the place has.
+ */
+enum { DEFORM_CHUNK = 32 }; /* samples that are planned at once: they stay in L1 */
+
+/* Offsets of so many pixels, and NaN, end outside of any image that is planned. */
+#define DEFORM_FAR (1 << 29)
+
+/* What is known of a chunk of samples before the first pixel is read. */
+struct deform_plan {
+  int32_t at[DEFORM_CHUNK];     /* element of the top left neighbour; -1: a case of its own */
+  real weight[4][DEFORM_CHUNK]; /* of the neighbours: top left, top right, bottom left and right */
+  real mask[DEFORM_CHUNK];
+};
+
+/* Whole pixels to move, and how much farther. Compilers make vectors of the last loop, which has no
+ * branch: no ISA needs a verb for floor. */
+CK_INLINE void deform_split(const real *offset, int64_t step, int64_t count, int32_t *floor,
+                            real *beyond) {
+  const vf low = vf_set1(-DEFORM_FAR), high = vf_set1(DEFORM_FAR);
+  real near[DEFORM_CHUNK] = {0};
+  for (int64_t i = 0; i < count; ++i) near[i] = offset[i * step];
+  for (int i = 0; i < DEFORM_CHUNK; i += VF_LANES) /* in this order of operands NaN becomes low */
+    vf_store(near + i, vf_min(vf_max(vf_load(near + i), low), high));
+  for (int i = 0; i < DEFORM_CHUNK; ++i) {
+    const int32_t whole = (int32_t)near[i]; /* toward zero: one too many below it */
+    floor[i] = whole - ((real)whole > near[i]);
+    beyond[i] = near[i] - (real)floor[i];
+  }
+}
+
+/* Whether 32 bits hold every place and every element, and no far offset leads into the image. */
+CK_INLINE bool deform_fits(const struct ck_deform_args *d, int64_t first) {
+  const int64_t most = DEFORM_FAR / 4, last = first + DEFORM_CHUNK;
+  if (d->height > most || d->width > most || d->stride_w > most / last) return false;
+  return -most < d->tap_y && d->tap_y < most && -most < d->tap_x &&
+         d->tap_x < most - last * d->stride_w &&
+         (d->row_end - d->row_begin) * d->width * d->pixel_step <= INT32_MAX;
+}
+
+/* Samples all of whose neighbours are there have a place; the others are found one by one. */
+CK_INLINE void deform_locate(const struct ck_deform_args *d, int64_t first, const int32_t *down,
+                             const int32_t *right, int32_t *at) {
+  const bool fits = deform_fits(d, first);
+  /* pixels that have a neighbour below, and one to the right */
+  const uint32_t rows = fits ? (uint32_t)ck_max(d->row_end - d->row_begin - 1, 0) : 0;
+  const uint32_t columns = (uint32_t)d->width - 1, stride = (uint32_t)d->stride_w;
+  const uint32_t pixel_step = (uint32_t)d->pixel_step, row = (uint32_t)d->width * pixel_step;
+  const uint32_t tap_y = (uint32_t)(d->tap_y - d->row_begin);
+  const uint32_t tap_x = (uint32_t)d->tap_x + (uint32_t)first * stride;
+  for (uint32_t i = 0; i < DEFORM_CHUNK; ++i) {
+    const uint32_t y = tap_y + (uint32_t)down[i], x = tap_x + i * stride + (uint32_t)right[i];
+    at[i] = (y < rows) & (x < columns) ? (int32_t)(y * row + x * pixel_step) : -1;
+  }
+}
+
+CK_INLINE void deform_make_plan(const struct ck_deform_args *d, int64_t first, int64_t count,
+                                struct deform_plan *plan) {
+  const int64_t step = d->offset_step;
+  int32_t down[DEFORM_CHUNK], right[DEFORM_CHUNK];
+  real y[DEFORM_CHUNK], x[DEFORM_CHUNK];
+  deform_split((const real *)d->dy + first * step, step, count, down, y);
+  deform_split((const real *)d->dx + first * step, step, count, right, x);
+  deform_locate(d, first, down, right, plan->at);
+  for (int i = 0; i < DEFORM_CHUNK; ++i) {
+    plan->weight[0][i] = (1 - y[i]) * (1 - x[i]);
+    plan->weight[1][i] = (1 - y[i]) * x[i];
+    plan->weight[2][i] = y[i] * (1 - x[i]);
+    plan->weight[3][i] = y[i] * x[i];
+  }
+  const real *mask = d->mask ? (const real *)d->mask + first * d->mask_step : NULL;
+  for (int64_t i = 0; i < count; ++i) plan->mask[i] = mask ? mask[i * d->mask_step] : 1;
+}
+
+struct deform_weights {
+  vf neighbour[4], mask;
+};
+
+CK_INLINE struct deform_weights deform_weights_of(const struct deform_plan *plan, int64_t i) {
+  struct deform_weights w;
+  CK_UNROLL
+  for (int k = 0; k < 4; ++k) w.neighbour[k] = vf_set1(plan->weight[k][i]);
+  w.mask = vf_set1(plan->mask[i]);
+  return w;
+}
+
+CK_INLINE vf deform_value(const struct deform_weights *w, const vf *pixel) {
+  vf sum = vf_mul(w->neighbour[0], pixel[0]);
+  CK_UNROLL
+  for (int k = 1; k < 4; ++k) sum = vf_fma(w->neighbour[k], pixel[k], sum);
+  return vf_mul(w->mask, sum);
+}
+
+/* A vector of channels, which lie side by side ... */
+CK_INLINE vf deform_load(const real *const *at, const struct deform_weights *w, int64_t channel,
+                         bool full, vf_tail tail) {
+  vf pixel[4];
+  CK_UNROLL
+  for (int k = 0; k < 4; ++k) pixel[k] = vf_load_either(at[k] + channel, full, tail);
+  return deform_value(w, pixel);
+}
+
+/* ... or in planes, a `step` apart: n of them, picked one by one. */
+CK_INLINE vf deform_pick(const real *const *at, const struct deform_weights *w, int64_t channel,
+                         int64_t step, int64_t n) {
+  real picked[4][VF_LANES] = {{0}};
+  vf pixel[4];
+  CK_UNROLL
+  for (int k = 0; k < 4; ++k) {
+    const real *from = at[k] ? at[k] + channel * step : NULL;
+    for (int64_t lane = 0; from && lane < n; ++lane) picked[k][lane] = from[lane * step];
+    pixel[k] = vf_load(picked[k]);
+  }
+  return deform_value(w, pixel);
+}
+
+/* Where the channels of a sample go: a head up to the next whole vector of the panel, whole
+ * vectors, and a tail, as in fill.tpl.h. */
+struct deform_target {
+  int64_t lane, head, whole, n; /* whole: where the whole vectors end */
+  vf_tail first, last;
+};
+
+CK_INLINE struct deform_target deform_target_of(const struct ck_deform_args *d) {
+  const int64_t lane = d->term % VF_LANES;
+  const int64_t head = lane ? ck_min(VF_LANES - lane, d->n) : 0;
+  const int64_t whole = head + (d->n - head) / VF_LANES * VF_LANES;
+  return (struct deform_target){lane, head, whole, d->n, vf_first(head), vf_first(d->n - whole)};
+}
+
+enum { DEFORM_PANEL_STEP = VF_GEMM_ROWS * VF_LANES };
+
+CK_INLINE void deform_store(const struct deform_target *t, const real *const *at,
+                            const struct deform_weights *w, real *to) {
+  int64_t c = t->head;
+  if (c) {
+    vf_store_n(to + t->lane, t->first, deform_load(at, w, 0, false, t->first));
+    to += DEFORM_PANEL_STEP;
+  }
+  for (; c < t->whole; c += VF_LANES, to += DEFORM_PANEL_STEP)
+    vf_store(to, deform_load(at, w, c, true, t->last));
+  if (c < t->n) vf_store_n(to, t->last, deform_load(at, w, c, false, t->last));
+}
+
+/* A sample of rows that are not there: from the planes. */
+static __attribute__((noinline)) void deform_store_picked(const struct ck_deform_args *d,
+                                                          const real *const *at,
+                                                          const struct deform_plan *plan, int64_t i,
+                                                          real *to) {
+  const struct deform_target t = deform_target_of(d);
+  const struct deform_weights w = deform_weights_of(plan, i);
+  int64_t c = t.head;
+  if (c) {
+    vf_store_n(to + t.lane, t.first, deform_pick(at, &w, 0, d->plane_step, c));
+    to += DEFORM_PANEL_STEP;
+  }
+  for (; c < t.whole; c += VF_LANES, to += DEFORM_PANEL_STEP)
+    vf_store(to, deform_pick(at, &w, c, d->plane_step, VF_LANES));
+  if (c < t.n) vf_store_n(to, t.last, deform_pick(at, &w, c, d->plane_step, t.n - c));
+}
+
+/* The slow way to a coordinate: false unless it lies strictly between -1 and size. Beyond 2^61
+ * pixels there is no image. */
+CK_INLINE bool deform_move(int64_t tap, real offset, int64_t size, int64_t *low, real *beyond) {
+  if (!(CK_FABS(offset) < (real)((int64_t)1 << 61))) return false;
+  int64_t floor = (int64_t)offset;
+  floor -= (real)floor > offset;
+  *beyond = offset - (real)floor;
+  if (__builtin_add_overflow(tap, floor, low)) return false;
+  return *low < size && (*low >= 0 || (*low == -1 && *beyond > 0));
+}
+
+/* The slow way to the neighbours of a sample, some of which do not exist, and to their weights.
+ * Whether they are to be picked from the planes, where null is a pixel that does not exist. */
+static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d, int64_t pixel,
+                                                  struct deform_plan *plan, int64_t i,
+                                                  const real **at) {
+  const real dy = ((const real *)d->dy)[pixel * d->offset_step];
+  const real dx = ((const real *)d->dx)[pixel * d->offset_step];
+  int64_t y = 0, x = 0;
+  real v = 0, u = 0;
+  const bool inside = deform_move(d->tap_y, dy, d->height, &y, &v) &&
+                      deform_move(d->tap_x + pixel * d->stride_w, dx, d->width, &x, &u);
+  const real nothing = dy != dy ? dy : dx != dx ? dx : 0; /* NaN where an offset is NaN */
+  const real weight[4] = {(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u};
+  const bool top = inside && y >= 0, bottom = inside && y < d->height - 1;
+  const bool left = x >= 0, right = x < d->width - 1;
+  const bool exists[4] = {top && left, top && right, bottom && left, bottom && right};
+  const bool picked = (top && (y < d->row_begin || y >= d->row_end)) ||
+                      (bottom && (y + 1 < d->row_begin || y + 1 >= d->row_end));
+  const int64_t step = picked ? 1 : d->pixel_step, row = d->width * step;
+  const real *zeros = picked ? NULL : d->zeros;
+  const real *from = picked ? d->planes : d->x;
+  const int64_t low = (y - (picked ? 0 : d->row_begin)) * row + x * step;
+  for (int k = 0; k < 4; ++k) {
+    plan->weight[k][i] = inside ? weight[k] : nothing;
+    at[k] = exists[k] ? from + low + (k / 2) * row + (k % 2) * step : zeros;
+  }
+  return picked;
+}
+
+/* What the loops read stands in variables of their own: a store could change what has an address.
+ */
+static void CK_FN(deform)(const struct ck_deform_args *d) {
+  const struct deform_target target = deform_target_of(d);
+  const int64_t pixels = d->pixels, pixel_step = d->pixel_step, row = d->width * d->pixel_step;
+  const real *origin = d->x;
+  real *panel = (real *)d->panel + d->term / VF_LANES * DEFORM_PANEL_STEP;
+  struct deform_plan plan;
+
+  for (int64_t first = 0; first < pixels; first += DEFORM_CHUNK) {
+    const int64_t count = ck_min(DEFORM_CHUNK, pixels - first), *offset = d->offset + first;
+    deform_make_plan(d, first, count, &plan);
+    for (int64_t i = 0; i < count; ++i) {
+      real *to = panel + offset[i];
+      const real *at[4];
+      if (plan.at[i] >= 0) {
+        at[0] = origin + plan.at[i];
+        at[1] = at[0] + pixel_step;
+        at[2] = at[0] + row;
+        at[3] = at[2] + pixel_step;
+      } else {
+        const real *found[4];
+        if (deform_find(d, first + i, &plan, i, found)) {
+          deform_store_picked(d, found, &plan, i, to);
+          continue;
+        }
+        for (int k = 0; k < 4; ++k) at[k] = found[k];
+      }
+      const struct deform_weights w = deform_weights_of(&plan, i);
+      deform_store(&target, at, &w, to);
+    }
+  }
+}
