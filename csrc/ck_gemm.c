@@ -63,7 +63,8 @@ struct cut {
 
 /* A panel of weights takes at most an eighth of L2. Where all weights stay in L2, a small block is
  * best, because its input is still near when it is multiplied; where they do not, a large one,
- * which reads them less often. */
+ * which reads them less often. Planes take a large one too: the fewer ends of rows, the fewer idle
+ * lanes. */
 static struct cut cut_of(const struct ck_gemm *g) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
@@ -73,11 +74,40 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
   const bool resident = w->terms < l2 / 2 / w->columns;
   const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
-  const int64_t steps = (resident ? l2 / 16 : l2 / 4) / (terms * step);
+  const int64_t steps = (resident && !planar(g) ? l2 / 16 : l2 / 4) / (terms * step);
   return (struct cut){terms, ck_max(1, steps) * step};
 }
 
+/* NCHW: lanes that a block of some pixels takes. */
+static int64_t lanes_of(const struct ck_kernels *k, int64_t pixels) {
+  const int64_t rest = pixels % group_pixels(k);
+  return pixels - rest +
+         (rest ? ck_round_up(rest, rest <= k->lanes ? k->lanes : group_pixels(k)) : 0);
+}
+
+/* NCHW: blocks of so many rows that the fewest lanes idle. */
+static struct ck_blocking planar_blocking(const struct ck_gemm *g, int64_t pixels) {
+  const struct ck_run *run = g->run;
+  struct ck_blocking b = {.batch = run->image.batch,
+                          .out_h = run->out_h,
+                          .out_w = run->out_w,
+                          .rows = 1,
+                          .cols = ck_min(run->out_w, pixels)};
+  int64_t fewest = INT64_MAX;
+  for (int64_t rows = ck_min(run->out_h, pixels / b.cols); rows > 0 && b.cols == b.out_w; --rows) {
+    const int64_t lanes = run->out_h / rows * lanes_of(g->kernels, rows * b.cols) +
+                          lanes_of(g->kernels, run->out_h % rows * b.cols);
+    if (lanes >= fewest) continue;
+    fewest = lanes;
+    b.rows = rows;
+  }
+  b.row_blocks = ck_ceil_div(b.out_h, b.rows);
+  b.col_blocks = ck_ceil_div(b.out_w, b.cols);
+  return b;
+}
+
 static struct ck_blocking blocking_of(const struct ck_gemm *g, const struct cut *cut) {
+  if (planar(g)) return planar_blocking(g, cut->pixels);
   return ck_blocking_of(g->run->image.batch, g->run->out_h, g->run->out_w, cut->pixels);
 }
 
