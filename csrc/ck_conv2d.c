@@ -121,8 +121,7 @@ static bool is_pointwise(const struct ck_run *run) {
 
 static ck_fill_fn *fill_of(const struct ck_run *run) {
   if (run->op->kind == CK_OP_DEFORM) return ck_fill_deformed;
-  if (run->op->conv.layout == CK_NCHW)
-    return is_pointwise(run) ? ck_fill_planar_pointwise : ck_fill_planar_im2col;
+  if (run->op->conv.layout == CK_NCHW) return ck_fill_planar;
   return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
 }
 

@@ -136,6 +136,14 @@ struct ck_deform_args {
   const void *zeros; /* n of them: a pixel outside the image */
 };
 
+/* to[c * to_step + r] = from[r * from_step + c], r < rows, c < columns. */
+struct ck_transpose_args {
+  void *to;
+  const void *from;
+  int64_t to_step, from_step;
+  int64_t rows, columns;
+};
+
 /* NCHW: one term of `rows` rows of neighbouring pixels into a planar panel: groups of vectors * L
  * pixels, from pixel `narrow` on of L. Row r begins at pixel + r * row_pixels. */
 struct ck_planar_fill_args {
@@ -240,9 +248,9 @@ struct ck_dw_weights {
   void *bias;
 };
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_first,
-                       const ck_window *window, int64_t in_channels, int64_t columns,
-                       const ck_weights *w, const void *bias, struct ck_gemm_weights *packed);
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
+                       int64_t in_channels, int64_t columns, const ck_weights *w, const void *bias,
+                       struct ck_gemm_weights *packed);
 /* Weights of groups: elements from one kernel row, kernel column, input channel of a group, group,
  * output channel of a group to the next. */
 struct ck_group_weights {
@@ -258,7 +266,7 @@ void ck_free(void *p);
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-/* Grouped: a conv2d in NHWC whose groups are narrower than a vector. */
+/* Grouped: a conv2d whose groups are narrower than a vector. */
 enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
 
 struct ck_op {
@@ -268,8 +276,7 @@ struct ck_op {
   struct ck_dw_weights dw;      /* depthwise, separable, grouped */
   struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
-  void *zeros;     /* deform: a pixel of one group's channels */
-  bool rows_first; /* conv2d in NCHW: terms run over (ky, channel, kx), as those of grouped do */
+  void *zeros; /* deform: a pixel of one group's channels */
 };
 
 /* One call: the operation, the image and the arrays. */
@@ -295,6 +302,11 @@ bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element);
  * ck_check_run also finds the output's size. */
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv);
 ck_status ck_check_run(struct ck_run *run);
+
+/* What a run needs, and the run, of any operation in any layout. */
+ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes);
+void ck_run_op(const struct ck_run *run, void *workspace);
+int64_t ck_out_channels(const struct ck_op *op);
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace);
 void ck_sepconv_run(const struct ck_run *run, void *workspace);
@@ -364,16 +376,27 @@ void ck_deform_start(const struct ck_conv_fill *fill);
 /* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
 #define CK_DEFORM_REACH 4
 
+/* ck_bands.c: a run in NCHW, band by band in NHWC. */
+void ck_bands_run(const struct ck_run *run, void *workspace);
+ck_status ck_bands_workspace(const struct ck_run *run, size_t *bytes);
+/* `pixels` neighbours of `channels` planes, which lie `plane` elements apart, as pixels whose
+ * channels are side by side, and back. */
+void ck_to_pixels(const struct ck_kernels *k, void *to, const void *planes, int64_t plane,
+                  int64_t channels, int64_t pixels);
+void ck_to_planes(const struct ck_kernels *k, void *planes, int64_t plane, const void *from,
+                  int64_t channels, int64_t pixels);
+
 /* The context of the fills by a depthwise, and its scratch. */
 struct ck_dw_fill {
   const struct ck_run *run;
   void *scratch;
 };
 
-/* ck_nchw.c: the same on planes. */
-ck_fill_fn ck_fill_planar_pointwise, ck_fill_planar_im2col, ck_fill_planar_depthwise;
-ck_status ck_dw_planar_scratch(const struct ck_run *run, int64_t rows, int64_t cols, size_t *bytes);
+/* ck_planar.c: pointwise and depthwise on planes. */
+ck_fill_fn ck_fill_planar;
 void ck_dwconv_planar_run(const struct ck_run *run, void *workspace);
+/* Whether a depthwise is faster on planes than in bands. */
+bool ck_dw_planes_pay(const struct ck_run *run);
 ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes);
 
 /* How n rows are dealt out to tiles: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 + 7, because a low

@@ -1,6 +1,7 @@
 /* Operations as the caller sees them: checks, packing, workspace, one run. All arithmetic on sizes
  * that come from outside is done here, in checked 64 bits. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "ck_impl.h"
 
@@ -38,8 +39,9 @@ bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) 
          ck_mul(bytes, element, &bytes) && bytes <= PTRDIFF_MAX;
 }
 
-static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv) {
-  return kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
+int64_t ck_out_channels(const ck_op *op) {
+  const ck_conv *conv = &op->conv;
+  return op->kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
 }
 
 /* Sums over the channels of a group, taps in a window. */
@@ -100,7 +102,7 @@ ck_status ck_check_run(struct ck_run *run) {
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
   if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
-      !ck_array_fits(i->batch, run->out_h, run->out_w, channels_out(run->op->kind, conv), element))
+      !ck_array_fits(i->batch, run->out_h, run->out_w, ck_out_channels(run->op), element))
     return CK_E_OVERFLOW;
   if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
   return check_deform(run);
@@ -184,9 +186,8 @@ ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void 
   return finish(status, op, out);
 }
 
-/* Groups narrower than a vector share one in NHWC, unless they read so many channels that a window
- * of them no longer stays near. Their sums run over (ky, channel, kx), in NCHW too, for the same
- * bits. */
+/* Groups narrower than a vector share one, unless they read so many channels that a window of them
+ * no longer stays near. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
@@ -217,10 +218,21 @@ static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, c
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
     ck_weights group = *w;
     group.data = ck_at(w->data, g * columns * w->stride[3], element);
-    status = ck_pack_gemm(op->kernels, layout, op->rows_first, &conv->window, channels, columns,
-                          &group, bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
+    status = ck_pack_gemm(op->kernels, layout, &conv->window, channels, columns, &group,
+                          bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
   return status;
+}
+
+/* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
+static bool planes_pay(const ck_conv *conv) {
+  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  static int D = 0;
+  if (!D) {
+    const char *e = getenv("CKP");
+    D = e ? atoi(e) : 256;
+  }
+  return conv->window.kernel_h == 1 && conv->window.kernel_w == 1 && in * out < D * (in + out);
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
@@ -237,9 +249,8 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
         w->data, {w->stride[0], w->stride[1], op->conv.multiplier * w->stride[3], w->stride[3]}};
     status = pack_depthwise(op, &seen, bias);
   } else if (status == CK_OK) {
-    op->rows_first = groups_share(op);
-    status = op->rows_first && conv->layout == CK_NHWC ? pack_shared_groups(op, w, bias)
-                                                       : pack_groups(op, conv->layout, w, bias);
+    status = groups_share(op) ? pack_shared_groups(op, w, bias)
+                              : pack_groups(op, planes_pay(conv) ? conv->layout : CK_NHWC, w, bias);
   }
   return finish(status, op, out);
 }
@@ -269,12 +280,21 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
   if (status == CK_OK)
-    status = ck_pack_gemm(op->kernels, conv->layout, op->rows_first, &one, op->dw.channels,
-                          conv->out_channels, pw, bias, op->gemm);
+    status = ck_pack_gemm(op->kernels, CK_NHWC, &one, op->dw.channels, conv->out_channels, pw, bias,
+                          op->gemm);
   return finish(status, op, out);
 }
 
-static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
+/* In NCHW most operations run in bands of NHWC; a deformable convolution reads anywhere. */
+static bool in_bands(const struct ck_run *run) {
+  const struct ck_op *op = run->op;
+  if (op->conv.layout == CK_NHWC || op->kind == CK_OP_DEFORM) return false;
+  if (op->kind == CK_OP_CONV2D) return op->gemm->layout == CK_NHWC;
+  return op->kind != CK_OP_DEPTHWISE || !ck_dw_planes_pay(run);
+}
+
+ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
+  if (in_bands(run)) return ck_bands_workspace(run, bytes);
   switch (run->op->kind) {
     case CK_OP_CONV2D:
     case CK_OP_DEFORM: return ck_conv2d_workspace(run, bytes);
@@ -286,6 +306,22 @@ static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
   }
 }
 
+void ck_run_op(const struct ck_run *run, void *workspace) {
+  if (in_bands(run)) {
+    ck_bands_run(run, workspace);
+    return;
+  }
+  switch (run->op->kind) {
+    case CK_OP_CONV2D:
+    case CK_OP_DEFORM: ck_conv2d_run(run, workspace); break;
+    case CK_OP_GROUPED: ck_dwconv_run(run, workspace); break;
+    case CK_OP_DEPTHWISE:
+      (run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(run, workspace);
+      break;
+    case CK_OP_SEPARABLE: ck_sepconv_run(run, workspace); break;
+  }
+}
+
 ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
                                    size_t *bytes) {
   if (!op || !image || !bytes) return CK_E_NULL;
@@ -293,7 +329,7 @@ ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const
   run.image.batch = 0; /* there are no arrays yet */
   const ck_status status = ck_check_run(&run);
   run.image.batch = image->batch;
-  return status == CK_OK ? workspace_of(&run, bytes) : status;
+  return status == CK_OK ? ck_run_workspace(&run, bytes) : status;
 }
 
 ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes) {
@@ -308,19 +344,11 @@ ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform 
       .op = op, .image = *image, .x = x, .residual = residual, .y = y, .deform = deform};
   size_t needed;
   ck_status status = ck_check_run(&run);
-  if (status == CK_OK) status = workspace_of(&run, &needed);
+  if (status == CK_OK) status = ck_run_workspace(&run, &needed);
   if (status != CK_OK || image->batch == 0) return status;
   if (!workspace || workspace_bytes < needed) return CK_E_WORKSPACE;
   const uint64_t saved = ck_fp_enter();
-  switch (op->kind) {
-    case CK_OP_CONV2D:
-    case CK_OP_DEFORM: ck_conv2d_run(&run, workspace); break;
-    case CK_OP_GROUPED: ck_dwconv_run(&run, workspace); break;
-    case CK_OP_DEPTHWISE:
-      (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
-      break;
-    case CK_OP_SEPARABLE: ck_sepconv_run(&run, workspace); break;
-  }
+  ck_run_op(&run, workspace);
   ck_fp_leave(saved);
   return CK_OK;
 }

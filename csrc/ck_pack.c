@@ -61,21 +61,16 @@ static void pack_panels(const struct ck_kernels *k, const ck_window *window, int
   }
 }
 
-/* NCHW: tiles of output channels, each [terms / L][MR][L]. */
-static void pack_tiles(const struct ck_kernels *k, bool rows_first, const ck_window *window,
-                       int64_t in_channels, const ck_weights *w, struct ck_gemm_weights *packed) {
+/* NCHW, 1x1: tiles of output channels, each [terms / L][MR][L]. */
+static void pack_tiles(const struct ck_kernels *k, const ck_weights *w,
+                       struct ck_gemm_weights *packed) {
   const struct ck_deal deal = ck_deal_of(packed->columns, k);
   const int64_t tile_step = ck_round_up(packed->terms, k->lanes) * k->gemm_rows;
   int64_t column = 0;
   for (int64_t t = 0; t < deal.tiles; ++t)
     for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r, ++column) {
       for (int64_t term = 0; term < packed->terms; ++term) {
-        const int64_t row = term / (window->kernel_w * in_channels);
-        const int64_t rest = term % (window->kernel_w * in_channels);
-        const int64_t c = rows_first ? rest / window->kernel_w : rest % in_channels;
-        const int64_t kx = rows_first ? rest % window->kernel_w : rest / in_channels;
-        const int64_t from =
-            row * w->stride[0] + kx * w->stride[1] + c * w->stride[2] + column * w->stride[3];
+        const int64_t from = term * w->stride[2] + column * w->stride[3];
         const int64_t to = t * tile_step + term / k->lanes * k->gemm_rows * k->lanes +
                            r * k->lanes + term % k->lanes;
         memcpy(ck_at_mut(packed->data, to, k->element), ck_at(w->data, from, k->element),
@@ -84,9 +79,9 @@ static void pack_tiles(const struct ck_kernels *k, bool rows_first, const ck_win
     }
 }
 
-ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_first,
-                       const ck_window *window, int64_t in_channels, int64_t columns,
-                       const ck_weights *w, const void *bias, struct ck_gemm_weights *packed) {
+ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
+                       int64_t in_channels, int64_t columns, const ck_weights *w, const void *bias,
+                       struct ck_gemm_weights *packed) {
   int64_t terms;
   if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
     return CK_E_OVERFLOW;
@@ -106,7 +101,7 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, bool rows_f
   if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
   if (status != CK_OK) return status;
   if (planar)
-    pack_tiles(k, rows_first, window, in_channels, w, packed);
+    pack_tiles(k, w, packed);
   else
     pack_panels(k, window, in_channels, w, packed);
   return CK_OK;

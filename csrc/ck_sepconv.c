@@ -22,16 +22,15 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
 
 static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill) {
   const struct ck_op *op = run->op;
-  const bool planar = op->conv.layout == CK_NCHW;
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = op->gemm,
-      .fill = planar ? ck_fill_planar_depthwise : fill_depthwise,
+      .fill = fill_depthwise,
       .context = fill,
       .run = run,
       .residual = run->residual,
       .y = run->y,
-      .y_step = planar ? run->out_h * run->out_w : op->conv.out_channels,
+      .y_step = op->conv.out_channels,
       .activation = op->conv.activation,
   };
   return g;
@@ -42,10 +41,7 @@ ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   const struct ck_blocking b = ck_gemm_blocking(&g);
-  if (status == CK_OK && run->op->conv.layout == CK_NCHW)
-    status = ck_dw_planar_scratch(run, b.rows, b.cols, &scratch);
-  else if (status == CK_OK)
-    status = ck_dw_scratch(run, b.cols, &scratch);
+  if (status == CK_OK) status = ck_dw_scratch(run, b.cols, &scratch);
   if (status != CK_OK) return status;
   *bytes = gemm + scratch;
   return CK_OK;

@@ -7,6 +7,7 @@
 #include "kernels/dwconv3x3.tpl.h"
 #include "kernels/dwconvKxK.tpl.h"
 #include "kernels/planar.tpl.h"
+#include "kernels/transpose.tpl.h"
 #include "kernels/activate.tpl.h"
 #include "kernels/pool.tpl.h"
 #include "kernels/probe.tpl.h"

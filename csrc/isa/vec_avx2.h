@@ -84,6 +84,19 @@ CK_INLINE vf vf_even(vf a, vf b) {
 #endif
 }
 
+/* The lower halves of a and b, alternating, and the upper halves. */
+#if CK_REAL_BITS == 32
+#define VF_HALVES _mm256_permute2f128_ps
+#else
+#define VF_HALVES _mm256_permute2f128_pd
+#endif
+CK_INLINE vf vf_zip_low(vf a, vf b) {
+  return VF_HALVES(VF_OP(unpacklo)(a, b), VF_OP(unpackhi)(a, b), 0x20);
+}
+CK_INLINE vf vf_zip_high(vf a, vf b) {
+  return VF_HALVES(VF_OP(unpacklo)(a, b), VF_OP(unpackhi)(a, b), 0x31);
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));

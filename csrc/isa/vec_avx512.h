@@ -74,5 +74,24 @@ CK_INLINE vf vf_even(vf a, vf b) {
   return VF_OP(permutex2var)(a, even, b);
 }
 
+/* The lower halves of a and b, alternating, and the upper halves. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_zip_low(vf a, vf b) {
+  return VF_OP(permutex2var)(
+      a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+CK_INLINE vf vf_zip_high(vf a, vf b) {
+  return VF_OP(permutex2var)(
+      a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
+#else
+CK_INLINE vf vf_zip_low(vf a, vf b) {
+  return VF_OP(permutex2var)(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+CK_INLINE vf vf_zip_high(vf a, vf b) {
+  return VF_OP(permutex2var)(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+}
+#endif
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) { return VF_OP(scalef)(vf_set1(1), t); }

@@ -98,6 +98,10 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) { return VF_OP(uzp1q)(a, b); }
 
+/* The lower halves of a and b, alternating, and the upper halves. */
+CK_INLINE vf vf_zip_low(vf a, vf b) { return VF_OP(zip1q)(a, b); }
+CK_INLINE vf vf_zip_high(vf a, vf b) { return VF_OP(zip2q)(a, b); }
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));

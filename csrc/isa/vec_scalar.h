@@ -46,6 +46,16 @@ CK_INLINE vf vf_even(vf a, vf b) {
   return a;
 }
 
+/* The lower halves of a and b, alternating, and the upper halves; one lane has none. */
+CK_INLINE vf vf_zip_low(vf a, vf b) {
+  (void)b;
+  return a;
+}
+CK_INLINE vf vf_zip_high(vf a, vf b) {
+  (void)a;
+  return b;
+}
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   real x = t + (CK_ROUND_MAGIC + CK_EXPONENT_BIAS);

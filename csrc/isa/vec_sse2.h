@@ -89,6 +89,10 @@ CK_INLINE vf vf_even(vf a, vf b) {
 #endif
 }
 
+/* The lower halves of a and b, alternating, and the upper halves. */
+CK_INLINE vf vf_zip_low(vf a, vf b) { return VF_OP(unpacklo)(a, b); }
+CK_INLINE vf vf_zip_high(vf a, vf b) { return VF_OP(unpackhi)(a, b); }
+
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {
   vf biased = vf_add(t, vf_set1(CK_ROUND_MAGIC + CK_EXPONENT_BIAS));

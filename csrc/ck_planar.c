@@ -6,6 +6,7 @@
  * window, is the same plane shifted, and rows follow one another without a gap that the lanes would
  * notice.
  */
+#include <stdlib.h>
 #include "ck_impl.h"
 
 /* ------------------------------------------------------------------------------- fills of the GEMM
@@ -27,77 +28,39 @@ static void put(const struct ck_kernels *k, const struct ck_panel *panel,
   if (args.pixels > 0 && args.rows > 0) k->planar_fill(&args);
 }
 
-void ck_fill_planar_pointwise(const void *context, const struct ck_block *block, int64_t begin,
-                              int64_t end, const struct ck_panel *panel) {
+/* The outputs whose input lies in the image are a rectangle of the block; around it there is
+ * padding. */
+void ck_fill_planar(const void *context, const struct ck_block *block, int64_t begin, int64_t end,
+                    const struct ck_panel *panel) {
   const struct ck_conv_fill *f = context;
   const struct ck_run *run = f->run;
   const ck_window *w = &run->op->conv.window;
-  const bool whole = w->stride_h == 1 && w->stride_w == 1; /* a block is one run of the plane */
-  for (int64_t term = begin; term < end; ++term) {
-    const void *row = plane_row(run, block->image, f->first_channel + term, block->y * w->stride_h);
-    put(run->op->kernels, panel,
-        (struct ck_planar_fill_args){
-            .term = term - begin,
-            .row_pixels = block->cols,
-            .src = ck_at(row, block->x * w->stride_w, run->op->kernels->element),
-            .src_step = w->stride_w,
-            .src_row = w->stride_h * run->image.width,
-            .pixels = whole ? block->pixels : block->cols,
-            .rows = whole ? 1 : block->rows});
-  }
-}
-
-/* One tap of `count` channels, which become the terms from `term` on: the outputs whose input lies
- * in the image are a rectangle of the block, and around it there is padding. */
-static void put_tap(const struct ck_conv_fill *f, const struct ck_block *block,
-                    const struct ck_panel *panel, int64_t tap, int64_t channel, int64_t term,
-                    int64_t count) {
-  const struct ck_run *run = f->run;
-  const struct ck_kernels *k = run->op->kernels;
-  const ck_window *w = &run->op->conv.window;
-  const int64_t down = tap / w->kernel_w * w->dilation_h - run->image.pad_top;
-  const int64_t right = tap % w->kernel_w * w->dilation_w - run->image.pad_left;
+  const ck_image *image = &run->image;
   const struct ck_span rows = {block->y, block->y + block->rows};
   const struct ck_span cols = {block->x, block->x + block->cols};
-  const struct ck_span r = ck_span_inside(down, w->stride_h, run->image.height, rows);
-  const struct ck_span x = ck_span_inside(right, w->stride_w, run->image.width, cols);
-  const bool none = r.begin >= r.end || x.begin >= x.end;
-  const bool padded =
-      none || r.begin > rows.begin || r.end < rows.end || x.begin > cols.begin || x.end < cols.end;
-  struct ck_planar_fill_args zeros = {
-      .row_pixels = block->cols, .pixels = block->cols, .rows = block->rows};
-  struct ck_planar_fill_args inside = {
+  const struct ck_span r = ck_span_inside(-image->pad_top, w->stride_h, image->height, rows);
+  const struct ck_span x = ck_span_inside(-image->pad_left, w->stride_w, image->width, cols);
+  const int64_t inside = (r.end - r.begin) * (x.end - x.begin);
+  struct ck_planar_fill_args zeros = {.pixels = block->pixels, .rows = 1};
+  struct ck_planar_fill_args pixels = {
       .pixel = (r.begin - block->y) * block->cols + (x.begin - block->x),
       .row_pixels = block->cols,
       .src_step = w->stride_w,
-      .src_row = w->stride_h * run->image.width,
+      .src_row = w->stride_h * image->width,
       .pixels = x.end - x.begin,
-      .rows = none ? 0 : r.end - r.begin};
-  for (int64_t i = 0; i < count; ++i) {
-    zeros.term = inside.term = term + i;
-    if (padded) put(k, panel, zeros);
-    if (none) continue;
-    const int64_t c = f->first_channel + channel + i;
-    const void *row = plane_row(run, block->image, c, r.begin * w->stride_h + down);
-    inside.src = ck_at(row, x.begin * w->stride_w + right, k->element);
-    put(k, panel, inside);
+      .rows = r.end - r.begin};
+  if (inside == block->pixels && w->stride_h == 1 && w->stride_w == 1) { /* one run of the plane */
+    pixels.pixels = inside;
+    pixels.rows = 1;
   }
-}
-
-void ck_fill_planar_im2col(const void *context, const struct ck_block *block, int64_t begin,
-                           int64_t end, const struct ck_panel *panel) {
-  const struct ck_conv_fill *f = context;
-  const int64_t width = f->run->op->conv.window.kernel_w, channels = f->channels;
-  for (int64_t term = begin, count; term < end; term += count) {
-    if (f->run->op->rows_first) { /* (ky, channel, kx) */
-      const int64_t row = term / width, ky = row / channels;
-      count = 1;
-      put_tap(f, block, panel, ky * width + term % width, row % channels, term - begin, 1);
-    } else { /* (ky, kx, channel) */
-      const int64_t channel = term % channels;
-      count = ck_min(end - term, channels - channel);
-      put_tap(f, block, panel, term / channels, channel, term - begin, count);
-    }
+  for (int64_t term = begin; term < end; ++term) {
+    zeros.term = pixels.term = term - begin;
+    if (inside < block->pixels) put(run->op->kernels, panel, zeros);
+    if (inside == 0) continue;
+    const void *row = plane_row(run, block->image, f->first_channel + term,
+                                r.begin * w->stride_h - image->pad_top);
+    pixels.src = ck_at(row, x.begin * w->stride_w - image->pad_left, run->op->kernels->element);
+    put(run->op->kernels, panel, pixels);
   }
 }
 
@@ -143,8 +106,7 @@ struct move {
   int64_t from, to, n, rows;
 };
 
-ck_status ck_dw_planar_scratch(const struct ck_run *run, int64_t rows, int64_t cols,
-                               size_t *bytes) {
+static ck_status scratch_of(const struct ck_run *run, int64_t rows, int64_t cols, size_t *bytes) {
   const ck_window *w = &run->op->conv.window;
   struct staging s;
   int64_t all, taps;
@@ -261,30 +223,14 @@ static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
   });
 }
 
-void ck_fill_planar_depthwise(const void *context, const struct ck_block *block, int64_t begin,
-                              int64_t end, const struct ck_panel *panel) {
-  const struct ck_dw_fill *f = context;
-  const struct ck_kernels *k = f->run->op->kernels;
-  const ck_activation *activation = &f->run->op->conv.dw_activation;
-  struct planar_dw d;
-  begin_block(&d, f->run, block, activation, f->scratch);
-  for (int64_t o = begin; o < end; ++o) {
-    make_channel(&d, o, o == begin);
-    put(k, panel,
-        (struct ck_planar_fill_args){.term = o - begin,
-                                     .row_pixels = block->cols,
-                                     .src = d.out,
-                                     .src_step = 1,
-                                     .src_row = d.s.pitch,
-                                     .pixels = block->cols,
-                                     .rows = block->rows});
+bool ck_dw_planes_pay(const struct ck_run *run) {
+  static int D = 0;
+  if (!D) {
+    const char *e = getenv("CKW");
+    D = e ? atoi(e) : 1;
   }
-  if (activation->kind != CK_ACT_CLAMP)
-    k->activate(
-        &(struct ck_act_args){panel->data, 1, panel->elements, panel->elements, activation->kind});
+  return run->out_w >= D;
 }
-
-/* ----------------------------------------------------------------------- a depthwise on its own */
 
 /* The staged input of a block takes half of L1. */
 static struct ck_blocking blocking_of(const struct ck_run *run) {
@@ -296,7 +242,7 @@ static struct ck_blocking blocking_of(const struct ck_run *run) {
 
 ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_blocking b = blocking_of(run);
-  return ck_dw_planar_scratch(run, b.rows, b.cols, bytes);
+  return scratch_of(run, b.rows, b.cols, bytes);
 }
 
 void ck_dwconv_planar_run(const struct ck_run *run, void *workspace) {

@@ -1,0 +1,179 @@
+/* NCHW through the kernels for NHWC: bands of rows become pixels, in L2, and what comes out becomes
+ * planes.
+ *
+ * A band is a run of its own, on an image of a few rows. Rows that two bands share are converted
+ * once. It is worth it wherever an output takes much more than its conversion: all but a depthwise,
+ * and pointwise convolutions of few channels, which have kernels for planes.
+ */
+#include "ck_impl.h"
+
+void ck_to_pixels(const struct ck_kernels *k, void *to, const void *planes, int64_t plane,
+                  int64_t channels, int64_t pixels) {
+  for (int64_t c = 0; c < channels; c += k->lanes)
+    k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(to, c, k->element),
+                                             .from = ck_at(planes, c * plane, k->element),
+                                             .to_step = channels,
+                                             .from_step = plane,
+                                             .rows = ck_min(k->lanes, channels - c),
+                                             .columns = pixels});
+}
+
+void ck_to_planes(const struct ck_kernels *k, void *planes, int64_t plane, const void *from,
+                  int64_t channels, int64_t pixels) {
+  for (int64_t c = 0; c < channels; c += k->lanes)
+    k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(planes, c * plane, k->element),
+                                             .from = ck_at(from, c, k->element),
+                                             .to_step = plane,
+                                             .from_step = channels,
+                                             .rows = pixels,
+                                             .columns = ck_min(k->lanes, channels - c)});
+}
+
+/* One call, cut into bands. */
+struct bands {
+  const struct ck_run *planes; /* the call */
+  struct ck_op op;             /* the same operation in NHWC */
+  struct ck_run pixels;        /* the call on one band */
+  int64_t channels;            /* of the output */
+  int64_t rows;                /* of the output, in a band */
+  int64_t reach;               /* rows of the image under a row of the output */
+  int64_t begin, end;          /* the rows of the image that are there as pixels */
+  void *x, *residual, *y, *rest;
+};
+
+/* Rows of the padded image under `rows` rows of the output. */
+static int64_t rows_under(const struct bands *b, int64_t rows) {
+  return (rows - 1) * b->op.conv.window.stride_h + b->reach;
+}
+
+/* A band takes half of L2; and it has so many rows that those it shares with the next, which move,
+ * are no more than those it converts. */
+static int64_t rows_of(const struct bands *b) {
+  const struct ck_run *run = b->planes;
+  const int64_t stride = ck_min(b->op.conv.window.stride_h, run->image.height);
+  const int64_t in = run->image.width * run->image.channels * stride;
+  const int64_t out = run->out_w * b->channels;
+  const int64_t room = ck_cpu_l2_bytes() / 2 / b->op.kernels->element / (in + out);
+  const int64_t shared = ck_min(ck_max(0, b->reach - stride), run->image.height);
+  const int64_t most = ck_min(run->out_h, ck_max(room, shared / stride + 1));
+  const int64_t rows = ck_ceil_div(run->out_h, ck_ceil_div(run->out_h, most));
+  return ck_min(run->out_h, rows + (rows & 1)); /* depthwise kernels make pairs */
+}
+
+static void plan(const struct ck_run *run, struct bands *b) {
+  const ck_window *w = &run->op->conv.window;
+  *b = (struct bands){.planes = run, .op = *run->op, .pixels = *run};
+  b->op.conv.layout = CK_NHWC;
+  b->pixels.op = &b->op;
+  b->pixels.image.batch = 1;
+  b->channels = ck_out_channels(run->op);
+  b->reach = (w->kernel_h - 1) * w->dilation_h + 1;
+  b->rows = rows_of(b);
+}
+
+/* The image of the band from output row y on; where all of it lies in the padding, a row of zeros,
+ * which is the same. Gives the first row of the image that it has. */
+static int64_t see_band(struct bands *b, int64_t y, int64_t rows) {
+  const ck_image *whole = &b->planes->image;
+  ck_image *image = &b->pixels.image;
+  const int64_t first = y * b->op.conv.window.stride_h - whole->pad_top;
+  const int64_t under = rows_under(b, rows);
+  const int64_t begin = ck_max(first, 0), end = ck_min(first + under, whole->height);
+  image->height = ck_max(end - begin, 1);
+  image->pad_top = end > begin ? begin - first : under - 1;
+  image->pad_bottom = under - image->pad_top - image->height;
+  b->pixels.out_h = rows;
+  return begin;
+}
+
+static int64_t row_bytes(const struct bands *b) {
+  const ck_image *image = &b->planes->image;
+  return image->width * image->channels * b->op.kernels->element;
+}
+
+static int64_t out_bytes(const struct bands *b) {
+  return b->rows * b->planes->out_w * b->channels * b->op.kernels->element;
+}
+
+/* The bands' parts of the workspace, each on a cache line; the last is what a band needs itself. */
+static ck_status size_of(struct bands *b, int64_t *bytes) {
+  const int64_t rows = ck_min(b->planes->image.height, rows_under(b, b->rows));
+  const int64_t last = b->planes->out_h - (b->planes->out_h - 1) / b->rows * b->rows;
+  const int64_t heights[] = {b->rows, last};
+  *bytes = 0;
+  for (int i = 0; i < 2; ++i) {
+    size_t needed;
+    see_band(b, 0, heights[i]);
+    const ck_status status = ck_run_workspace(&b->pixels, &needed);
+    if (status != CK_OK) return status;
+    *bytes = ck_max(*bytes, (int64_t)needed);
+  }
+  if (!ck_add(*bytes, rows * row_bytes(b), bytes) || !ck_add(*bytes, 2 * out_bytes(b), bytes) ||
+      !ck_add(*bytes, 4 * CK_ALIGN, bytes))
+    return CK_E_OVERFLOW;
+  return CK_OK;
+}
+
+ck_status ck_bands_workspace(const struct ck_run *run, size_t *bytes) {
+  struct bands b;
+  int64_t all;
+  plan(run, &b);
+  const ck_status status = size_of(&b, &all);
+  if (status == CK_OK) *bytes = (size_t)all;
+  return status;
+}
+
+static void share_out(struct bands *b, void *workspace) {
+  const int64_t rows = ck_min(b->planes->image.height, rows_under(b, b->rows));
+  b->x = ck_align(workspace);
+  b->y = ck_align((char *)b->x + rows * row_bytes(b));
+  b->residual = ck_align((char *)b->y + out_bytes(b));
+  b->rest = ck_align((char *)b->residual + out_bytes(b));
+}
+
+/* Bring rows [begin, begin + height) of an image into b->x, as pixels. */
+static void convert_rows(struct bands *b, int64_t n, int64_t begin) {
+  const ck_image *image = &b->planes->image;
+  const struct ck_kernels *k = b->op.kernels;
+  const int64_t plane = image->height * image->width, end = begin + b->pixels.image.height;
+  const int64_t row = row_bytes(b);
+  if (begin >= image->height) {
+    b->begin = b->end = 0;
+    memset(b->x, 0, (size_t)row);
+    return;
+  }
+  const int64_t from = begin >= b->begin && begin < b->end ? b->end : begin;
+  if (from > begin)
+    memmove(b->x, (char *)b->x + (begin - b->begin) * row, (size_t)((from - begin) * row));
+  ck_to_pixels(k, (char *)b->x + (from - begin) * row,
+               ck_at(b->planes->x, n * image->channels * plane + from * image->width, k->element),
+               plane, image->channels, (end - from) * image->width);
+  b->begin = begin;
+  b->end = end;
+}
+
+static void run_band(struct bands *b, int64_t n, int64_t y, int64_t rows) {
+  const struct ck_run *run = b->planes;
+  const struct ck_kernels *k = b->op.kernels;
+  const int64_t plane = run->out_h * run->out_w, pixels = rows * run->out_w;
+  const int64_t at = n * b->channels * plane + y * run->out_w;
+  convert_rows(b, n, see_band(b, y, rows));
+  if (run->residual)
+    ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, b->channels, pixels);
+  b->pixels.x = b->x;
+  b->pixels.y = b->y;
+  b->pixels.residual = run->residual ? b->residual : NULL;
+  ck_run_op(&b->pixels, b->rest);
+  ck_to_planes(k, ck_at_mut(run->y, at, k->element), plane, b->y, b->channels, pixels);
+}
+
+void ck_bands_run(const struct ck_run *run, void *workspace) {
+  struct bands b;
+  plan(run, &b);
+  share_out(&b, workspace);
+  for (int64_t n = 0; n < run->image.batch; ++n) {
+    b.begin = b.end = 0;
+    for (int64_t y = 0; y < run->out_h; y += b.rows)
+      run_band(&b, n, y, ck_min(b.rows, run->out_h - y));
+  }
+}
