@@ -7,37 +7,46 @@
  */
 #include "ck_impl.h"
 
+/* The channels of one pass over the planes, which are read or written one after the other. */
+static int64_t pass_of(const struct ck_kernels *k, int64_t channels, int64_t c) {
+  return ck_max(0, ck_min(c, channels - k->lanes)); /* the last one overlaps its predecessor */
+}
+
 void ck_to_pixels(const struct ck_kernels *k, void *to, const void *planes, int64_t plane,
                   int64_t channels, int64_t pixels) {
-  for (int64_t c = 0; c < channels; c += k->lanes)
+  for (int64_t i = 0; i < channels; i += k->lanes) {
+    const int64_t c = pass_of(k, channels, i);
     k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(to, c, k->element),
                                              .from = ck_at(planes, c * plane, k->element),
                                              .to_step = channels,
                                              .from_step = plane,
-                                             .rows = ck_min(k->lanes, channels - c),
+                                             .rows = ck_min(k->lanes, channels),
                                              .columns = pixels});
+  }
 }
 
 void ck_to_planes(const struct ck_kernels *k, void *planes, int64_t plane, const void *from,
                   int64_t channels, int64_t pixels) {
-  for (int64_t c = 0; c < channels; c += k->lanes)
+  for (int64_t i = 0; i < channels; i += k->lanes) {
+    const int64_t c = pass_of(k, channels, i);
     k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(planes, c * plane, k->element),
                                              .from = ck_at(from, c, k->element),
                                              .to_step = plane,
                                              .from_step = channels,
                                              .rows = pixels,
-                                             .columns = ck_min(k->lanes, channels - c)});
+                                             .columns = ck_min(k->lanes, channels)});
+  }
 }
 
 /* One call, cut into bands. */
 struct bands {
-  const struct ck_run *planes; /* the call */
-  struct ck_op op;             /* the same operation in NHWC */
-  struct ck_run pixels;        /* the call on one band */
-  int64_t channels;            /* of the output */
-  int64_t rows;                /* of the output, in a band */
-  int64_t reach;               /* rows of the image under a row of the output */
-  int64_t begin, end;          /* the rows of the image that are there as pixels */
+  const struct ck_run *planes;    /* the call */
+  struct ck_op op;                /* the same operation in NHWC */
+  struct ck_run pixels;           /* the call on one band */
+  int64_t channels, out_channels; /* of one pass over the image */
+  int64_t rows;                   /* of the output, in a band */
+  int64_t reach;                  /* rows of the image under a row of the output */
+  int64_t begin, end;             /* the rows of the image that are there as pixels */
   void *x, *residual, *y, *rest;
 };
 
@@ -46,18 +55,39 @@ static int64_t rows_under(const struct bands *b, int64_t rows) {
   return (rows - 1) * b->op.conv.window.stride_h + b->reach;
 }
 
-/* A band takes half of L2; and it has so many rows that those it shares with the next, which move,
- * are no more than those it converts. */
+/* A depthwise reads its band once, soon after it was converted: it stays in L1, or not far away. */
+static int64_t band_bytes(const struct bands *b) {
+  return ck_cpu_l2_bytes() / (b->op.kind == CK_OP_DEPTHWISE ? 8 : 2);
+}
+
+/* A band has at least so many rows that those it shares with the next, which move, are no more than
+ * those it converts. */
 static int64_t rows_of(const struct bands *b) {
   const struct ck_run *run = b->planes;
   const int64_t stride = ck_min(b->op.conv.window.stride_h, run->image.height);
-  const int64_t in = run->image.width * run->image.channels * stride;
-  const int64_t out = run->out_w * b->channels;
-  const int64_t room = ck_cpu_l2_bytes() / 2 / b->op.kernels->element / (in + out);
+  const int64_t in = run->image.width * b->channels * stride;
+  const int64_t out = run->out_w * b->out_channels;
+  const int64_t room = band_bytes(b) / b->op.kernels->element / (in + out);
   const int64_t shared = ck_min(ck_max(0, b->reach - stride), run->image.height);
   const int64_t most = ck_min(run->out_h, ck_max(room, shared / stride + 1));
   const int64_t rows = ck_ceil_div(run->out_h, ck_ceil_div(run->out_h, most));
   return ck_min(run->out_h, rows + (rows & 1)); /* depthwise kernels make pairs */
+}
+
+/* A depthwise of those channels only; any other operation has one pass. */
+static void see_channels(struct bands *b, int64_t c) {
+  const struct ck_run *run = b->planes;
+  const ck_window *w = &b->op.conv.window;
+  const int64_t channels = ck_min(b->channels, run->image.channels - c);
+  b->begin = b->end = 0;
+  if (b->op.kind != CK_OP_DEPTHWISE) return;
+  const int64_t first = c * run->group_out;
+  b->pixels.image.channels = b->op.conv.in_channels = channels;
+  b->op.conv.multiplier = run->group_out;
+  b->op.dw.channels = channels * run->group_out;
+  b->op.dw.data =
+      ck_at_mut(run->op->dw.data, first * w->kernel_h * w->kernel_w, b->op.kernels->element);
+  b->op.dw.bias = ck_at_mut(run->op->dw.bias, first, b->op.kernels->element);
 }
 
 static void plan(const struct ck_run *run, struct bands *b) {
@@ -66,13 +96,17 @@ static void plan(const struct ck_run *run, struct bands *b) {
   b->op.conv.layout = CK_NHWC;
   b->pixels.op = &b->op;
   b->pixels.image.batch = 1;
-  b->channels = ck_out_channels(run->op);
+  b->channels = run->image.channels;
+  if (run->op->kind == CK_OP_DEPTHWISE) b->channels = ck_min(b->channels, run->op->kernels->lanes);
+  b->out_channels =
+      run->op->kind == CK_OP_DEPTHWISE ? b->channels * run->group_out : ck_out_channels(run->op);
   b->reach = (w->kernel_h - 1) * w->dilation_h + 1;
   b->rows = rows_of(b);
+  see_channels(b, 0);
 }
 
 /* The image of the band from output row y on; where all of it lies in the padding, a row of zeros,
- * which is the same. Gives the first row of the image that it has. */
+ * which is the same. Gives the row of the image that it begins with, or a row beyond the last. */
 static int64_t see_band(struct bands *b, int64_t y, int64_t rows) {
   const ck_image *whole = &b->planes->image;
   ck_image *image = &b->pixels.image;
@@ -83,16 +117,16 @@ static int64_t see_band(struct bands *b, int64_t y, int64_t rows) {
   image->pad_top = end > begin ? begin - first : under - 1;
   image->pad_bottom = under - image->pad_top - image->height;
   b->pixels.out_h = rows;
-  return begin;
+  return end > begin ? begin : whole->height;
 }
 
 static int64_t row_bytes(const struct bands *b) {
   const ck_image *image = &b->planes->image;
-  return image->width * image->channels * b->op.kernels->element;
+  return image->width * b->channels * b->op.kernels->element;
 }
 
 static int64_t out_bytes(const struct bands *b) {
-  return b->rows * b->planes->out_w * b->channels * b->op.kernels->element;
+  return b->rows * b->planes->out_w * b->out_channels * b->op.kernels->element;
 }
 
 /* The bands' parts of the workspace, each on a cache line; the last is what a band needs itself. */
@@ -131,13 +165,13 @@ static void share_out(struct bands *b, void *workspace) {
   b->rest = ck_align((char *)b->residual + out_bytes(b));
 }
 
-/* Bring rows [begin, begin + height) of an image into b->x, as pixels. */
-static void convert_rows(struct bands *b, int64_t n, int64_t begin) {
+/* Bring rows [begin, begin + height) of an image into b->x, as pixels of the channels from c on. */
+static void convert_rows(struct bands *b, int64_t n, int64_t c, int64_t begin) {
   const ck_image *image = &b->planes->image;
   const struct ck_kernels *k = b->op.kernels;
   const int64_t plane = image->height * image->width, end = begin + b->pixels.image.height;
-  const int64_t row = row_bytes(b);
-  if (begin >= image->height) {
+  const int64_t row = image->width * b->pixels.image.channels * k->element;
+  if (begin == image->height) {
     b->begin = b->end = 0;
     memset(b->x, 0, (size_t)row);
     return;
@@ -145,35 +179,38 @@ static void convert_rows(struct bands *b, int64_t n, int64_t begin) {
   const int64_t from = begin >= b->begin && begin < b->end ? b->end : begin;
   if (from > begin)
     memmove(b->x, (char *)b->x + (begin - b->begin) * row, (size_t)((from - begin) * row));
-  ck_to_pixels(k, (char *)b->x + (from - begin) * row,
-               ck_at(b->planes->x, n * image->channels * plane + from * image->width, k->element),
-               plane, image->channels, (end - from) * image->width);
+  ck_to_pixels(
+      k, (char *)b->x + (from - begin) * row,
+      ck_at(b->planes->x, (n * image->channels + c) * plane + from * image->width, k->element),
+      plane, b->pixels.image.channels, (end - from) * image->width);
   b->begin = begin;
   b->end = end;
 }
 
-static void run_band(struct bands *b, int64_t n, int64_t y, int64_t rows) {
+static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t rows) {
   const struct ck_run *run = b->planes;
   const struct ck_kernels *k = b->op.kernels;
   const int64_t plane = run->out_h * run->out_w, pixels = rows * run->out_w;
-  const int64_t at = n * b->channels * plane + y * run->out_w;
-  convert_rows(b, n, see_band(b, y, rows));
+  const int64_t out = ck_out_channels(&b->op);
+  const int64_t at = (n * ck_out_channels(run->op) + c * run->group_out) * plane + y * run->out_w;
+  convert_rows(b, n, c, see_band(b, y, rows));
   if (run->residual)
-    ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, b->channels, pixels);
+    ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, out, pixels);
   b->pixels.x = b->x;
   b->pixels.y = b->y;
   b->pixels.residual = run->residual ? b->residual : NULL;
   ck_run_op(&b->pixels, b->rest);
-  ck_to_planes(k, ck_at_mut(run->y, at, k->element), plane, b->y, b->channels, pixels);
+  ck_to_planes(k, ck_at_mut(run->y, at, k->element), plane, b->y, out, pixels);
 }
 
 void ck_bands_run(const struct ck_run *run, void *workspace) {
   struct bands b;
   plan(run, &b);
   share_out(&b, workspace);
-  for (int64_t n = 0; n < run->image.batch; ++n) {
-    b.begin = b.end = 0;
-    for (int64_t y = 0; y < run->out_h; y += b.rows)
-      run_band(&b, n, y, ck_min(b.rows, run->out_h - y));
-  }
+  for (int64_t n = 0; n < run->image.batch; ++n)
+    for (int64_t c = 0; c < run->image.channels; c += b.channels) {
+      see_channels(&b, c);
+      for (int64_t y = 0; y < run->out_h; y += b.rows)
+        run_band(&b, n, c, y, ck_min(b.rows, run->out_h - y));
+    }
 }

@@ -47,35 +47,6 @@ void ck_deform_start(const struct ck_conv_fill *f) {
   if (is_planar(f->run)) *band_of(f) = (struct band){0, 0, 0};
 }
 
-/* A row of `streams` planes -> as many channels of a row of pixels; streams and element are
- * constants where it matters. */
-CK_INLINE void convert_streams(char *to, const char *from, int64_t width, int64_t channels,
-                               int64_t plane, const int64_t streams, const int element) {
-  for (int64_t x = 0; x < width; ++x)
-    for (int64_t c = 0; c < streams; ++c)
-      memcpy(to + (x * channels + c) * element, from + (c * plane + x) * element, (size_t)element);
-}
-
-CK_INLINE void convert_element(char *to, const char *from, int64_t width, int64_t channels,
-                               int64_t plane, const int element) {
-  enum { STREAMS = 8 }; /* of reading at once */
-  int64_t c = 0;
-  for (; c + STREAMS <= channels; c += STREAMS)
-    convert_streams(to + c * element, from + c * plane * element, width, channels, plane, STREAMS,
-                    element);
-  for (; c < channels; ++c)
-    convert_streams(to + c * element, from + c * plane * element, width, channels, plane, 1,
-                    element);
-}
-
-static void convert_row(char *to, const char *from, int64_t width, int64_t channels, int64_t plane,
-                        int element) {
-  if (element == 4)
-    convert_element(to, from, width, channels, plane, 4);
-  else
-    convert_element(to, from, width, channels, plane, 8);
-}
-
 /* The first element of a channel's plane of an image. */
 static const void *plane_at(const struct ck_run *run, int64_t image, int64_t channel) {
   const int64_t plane = run->image.height * run->image.width;
@@ -109,10 +80,11 @@ static void slide_band(const struct ck_conv_fill *f, const struct ck_block *bloc
     band->begin = near.begin;
   }
   const void *planes = plane_at(run, block->image, f->first_channel);
-  for (; band->end < near.end; ++band->end)
-    convert_row(data + (band->end - band->begin) * row,
-                ck_at(planes, band->end * image->width, element), image->width, f->channels,
-                image->height * image->width, element);
+  if (band->end < near.end)
+    ck_to_pixels(run->op->kernels, data + (band->end - band->begin) * row,
+                 ck_at(planes, band->end * image->width, element), image->height * image->width,
+                 f->channels, (near.end - band->end) * image->width);
+  band->end = ck_max(band->end, near.end);
 }
 
 /* Where a sample's rows are. */

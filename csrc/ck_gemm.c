@@ -298,13 +298,7 @@ static void cross(const struct ck_gemm *g, const struct ck_block *block, const v
   const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
   const int64_t at = image + block->y * run->out_w + block->x;
   void *y = ck_at_mut(g->y, at, k->element);
-  k->planar_copy(&(struct ck_planar_copy_args){.to = y,
-                                               .src = sums,
-                                               .to_row = g->y_step,
-                                               .src_row = 1,
-                                               .step = columns,
-                                               .n = block->pixels,
-                                               .rows = columns});
+  ck_to_planes(k, y, g->y_step, sums, columns, block->pixels);
   for (int64_t c = 0; g->residual && c < columns; ++c)
     k->add_clamp(&(struct ck_add_args){ck_at_mut(y, c * g->y_step, k->element),
                                        ck_at(g->residual, at + c * g->y_step, k->element),

@@ -1,7 +1,6 @@
 /* Operations as the caller sees them: checks, packing, workspace, one run. All arithmetic on sizes
  * that come from outside is done here, in checked 64 bits. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "ck_impl.h"
 
@@ -227,12 +226,7 @@ static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, c
 /* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
 static bool planes_pay(const ck_conv *conv) {
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  static int D = 0;
-  if (!D) {
-    const char *e = getenv("CKP");
-    D = e ? atoi(e) : 256;
-  }
-  return conv->window.kernel_h == 1 && conv->window.kernel_w == 1 && in * out < D * (in + out);
+  return conv->window.kernel_h == 1 && conv->window.kernel_w == 1 && in * out < 256 * (in + out);
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,

@@ -84,18 +84,19 @@ CK_INLINE vf vf_even(vf a, vf b) {
 #endif
 }
 
-/* The lower halves of a and b, alternating, and the upper halves. */
+/* A vector is made of blocks of 128 bits, VF_BLOCK elements each; these come from places that lie
+ * `step` elements apart. */
+#define VF_BLOCK (VF_LANES / 2)
+CK_INLINE vf vf_load_blocks(const real *p, int64_t step) {
 #if CK_REAL_BITS == 32
-#define VF_HALVES _mm256_permute2f128_ps
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + step), 1);
 #else
-#define VF_HALVES _mm256_permute2f128_pd
+  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + step), 1);
 #endif
-CK_INLINE vf vf_zip_low(vf a, vf b) {
-  return VF_HALVES(VF_OP(unpacklo)(a, b), VF_OP(unpackhi)(a, b), 0x20);
 }
-CK_INLINE vf vf_zip_high(vf a, vf b) {
-  return VF_HALVES(VF_OP(unpacklo)(a, b), VF_OP(unpackhi)(a, b), 0x31);
-}
+/* Block by block, the lower halves of a and b, alternating, and the upper halves. */
+CK_INLINE vf vf_zip_low(vf a, vf b) { return VF_OP(unpacklo)(a, b); }
+CK_INLINE vf vf_zip_high(vf a, vf b) { return VF_OP(unpackhi)(a, b); }
 
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) {

@@ -74,24 +74,25 @@ CK_INLINE vf vf_even(vf a, vf b) {
   return VF_OP(permutex2var)(a, even, b);
 }
 
-/* The lower halves of a and b, alternating, and the upper halves. */
+/* A vector is made of blocks of 128 bits, VF_BLOCK elements each; these come from places that lie
+ * `step` elements apart. */
+#define VF_BLOCK (VF_LANES / 4)
+CK_INLINE vf vf_load_blocks(const real *p, int64_t step) {
 #if CK_REAL_BITS == 32
-CK_INLINE vf vf_zip_low(vf a, vf b) {
-  return VF_OP(permutex2var)(
-      a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
-}
-CK_INLINE vf vf_zip_high(vf a, vf b) {
-  return VF_OP(permutex2var)(
-      a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
-}
+  vf x = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(p + step), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(p + 2 * step), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps(p + 3 * step), 3);
 #else
-CK_INLINE vf vf_zip_low(vf a, vf b) {
-  return VF_OP(permutex2var)(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
-}
-CK_INLINE vf vf_zip_high(vf a, vf b) {
-  return VF_OP(permutex2var)(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
-}
+  vf x = _mm512_castpd128_pd512(_mm_loadu_pd(p));
+  x = _mm512_insertf64x2(x, _mm_loadu_pd(p + step), 1);
+  x = _mm512_insertf64x2(x, _mm_loadu_pd(p + 2 * step), 2);
+  return _mm512_insertf64x2(x, _mm_loadu_pd(p + 3 * step), 3);
 #endif
+}
+/* Block by block, the lower halves of a and b, alternating, and the upper halves. */
+CK_INLINE vf vf_zip_low(vf a, vf b) { return VF_OP(unpacklo)(a, b); }
+CK_INLINE vf vf_zip_high(vf a, vf b) { return VF_OP(unpackhi)(a, b); }
 
 /* 2^t for integral t within the exponent's range. */
 CK_INLINE vf vf_pow2(vf t) { return VF_OP(scalef)(vf_set1(1), t); }

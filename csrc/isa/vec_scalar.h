@@ -46,7 +46,12 @@ CK_INLINE vf vf_even(vf a, vf b) {
   return a;
 }
 
-/* The lower halves of a and b, alternating, and the upper halves; one lane has none. */
+/* A vector is one block of one element, which has no halves. */
+#define VF_BLOCK 1
+CK_INLINE vf vf_load_blocks(const real *p, int64_t step) {
+  (void)step; /* there is one */
+  return vf_load(p);
+}
 CK_INLINE vf vf_zip_low(vf a, vf b) {
   (void)b;
   return a;

@@ -89,7 +89,14 @@ CK_INLINE vf vf_even(vf a, vf b) {
 #endif
 }
 
-/* The lower halves of a and b, alternating, and the upper halves. */
+/* A vector is made of blocks of 128 bits, VF_BLOCK elements each; these come from places that lie
+ * `step` elements apart. */
+#define VF_BLOCK VF_LANES
+CK_INLINE vf vf_load_blocks(const real *p, int64_t step) {
+  (void)step; /* there is one */
+  return vf_load(p);
+}
+/* Block by block, the lower halves of a and b, alternating, and the upper halves. */
 CK_INLINE vf vf_zip_low(vf a, vf b) { return VF_OP(unpacklo)(a, b); }
 CK_INLINE vf vf_zip_high(vf a, vf b) { return VF_OP(unpackhi)(a, b); }
 

@@ -1,43 +1,60 @@
-/* Rows become columns: planes become pixels, and pixels planes. A tile of L x L is transposed in
- * registers by perfect shuffles: each of log2(L) rounds moves the highest bit of a row's number to
- * the lowest of its column's. */
-CK_INLINE void transpose_tile(vf *t) {
+/* Rows become columns: planes become pixels, and pixels planes.
+ *
+ * A vector is made of blocks of 128 bits, B elements each. One step takes B columns of L rows:
+ * block q of vector i is loaded from row B q + i, and B x B transpositions within the blocks do the
+ * rest. So most of the shuffling is done by the load ports. */
+/* L rows x B columns; of the rows of the result the first `rows` lanes are written. */
+CK_INLINE void transpose_step(real *to, int64_t to_step, const real *from, int64_t from_step,
+                              const bool full, vf_tail rows) {
+  vf t[VF_BLOCK];
   CK_UNROLL
-  for (int round = 1; round < VF_LANES; round *= 2) {
-    vf from[VF_LANES];
+  for (int i = 0; i < VF_BLOCK; ++i)
+    t[i] = vf_load_blocks(from + i * from_step, VF_BLOCK * from_step);
+  CK_UNROLL
+  for (int round = 1; round < VF_BLOCK; round *= 2) {
+    vf u[VF_BLOCK];
     CK_UNROLL
-    for (int i = 0; i < VF_LANES; ++i) from[i] = t[i];
+    for (int i = 0; i < VF_BLOCK / 2; ++i) {
+      u[2 * i] = vf_zip_low(t[i], t[i + VF_BLOCK / 2]);
+      u[2 * i + 1] = vf_zip_high(t[i], t[i + VF_BLOCK / 2]);
+    }
     CK_UNROLL
-    for (int i = 0; i < VF_LANES / 2; ++i) {
-      t[2 * i] = vf_zip_low(from[i], from[i + VF_LANES / 2]);
-      t[2 * i + 1] = vf_zip_high(from[i], from[i + VF_LANES / 2]);
+    for (int i = 0; i < VF_BLOCK; ++i) t[i] = u[i];
+  }
+  CK_UNROLL
+  for (int i = 0; i < VF_BLOCK; ++i) vf_store_either(to + i * to_step, full, rows, t[i]);
+}
+
+/* Fewer rows than a vector has lanes. */
+CK_INLINE void transpose_few(real *to, int64_t to_step, const real *from, int64_t from_step,
+                             int64_t rows) {
+  real padded[VF_LANES * VF_BLOCK] = {0};
+  for (int64_t r = 0; r < rows; ++r)
+    memcpy(padded + r * VF_BLOCK, from + r * from_step, VF_BLOCK * sizeof(real));
+  transpose_step(to, to_step, padded, VF_BLOCK, false, vf_first(rows));
+}
+
+/* What is left over at the ends is done by steps that overlap those before them. */
+static void CK_FN(transpose)(const struct ck_transpose_args *a) {
+  const real *from = a->from;
+  real *to = a->to;
+  const int64_t to_step = a->to_step, from_step = a->from_step;
+  const int64_t rows = a->rows, columns = a->columns;
+  if (columns < VF_BLOCK) {
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = 0; r < rows; ++r) to[c * to_step + r] = from[r * from_step + c];
+    return;
+  }
+  for (int64_t i = 0; i < rows; i += VF_LANES) {
+    const int64_t r = ck_max(0, ck_min(i, rows - VF_LANES));
+    for (int64_t j = 0; j < columns; j += VF_BLOCK) {
+      const int64_t c = ck_min(j, columns - VF_BLOCK);
+      const real *in = from + r * from_step + c;
+      real *out = to + c * to_step + r;
+      if (rows < VF_LANES)
+        transpose_few(out, to_step, in, from_step, rows);
+      else
+        transpose_step(out, to_step, in, from_step, true, vf_first(VF_LANES));
     }
   }
-}
-
-CK_INLINE void transpose_part(real *to, const real *from, const struct ck_transpose_args *a,
-                              const bool full, int64_t rows, int64_t columns) {
-  const vf_tail in = vf_first(columns), out = vf_first(rows);
-  vf t[VF_LANES];
-  CK_UNROLL
-  for (int i = 0; i < VF_LANES; ++i, from += a->from_step)
-    t[i] = full || i < rows ? vf_load_either(from, full, in) : vf_zero();
-  transpose_tile(t);
-  CK_UNROLL
-  for (int i = 0; i < VF_LANES; ++i, to += a->to_step)
-    if (full || i < columns) vf_store_either(to, full, out, t[i]);
-}
-
-static void CK_FN(transpose)(const struct ck_transpose_args *a) {
-  for (int64_t r = 0; r < a->rows; r += VF_LANES)
-    for (int64_t c = 0; c < a->columns; c += VF_LANES) {
-      const real *from = (const real *)a->from + r * a->from_step + c;
-      real *to = (real *)a->to + c * a->to_step + r;
-      const int64_t rows = ck_min(VF_LANES, a->rows - r),
-                    columns = ck_min(VF_LANES, a->columns - c);
-      if (rows == VF_LANES && columns == VF_LANES)
-        transpose_part(to, from, a, true, VF_LANES, VF_LANES);
-      else
-        transpose_part(to, from, a, false, rows, columns);
-    }
 }
