@@ -17,13 +17,13 @@ static bool is_planar(const struct ck_run *run) {
   return run->deform && run->op->conv.layout == CK_NCHW;
 }
 
-/* How many rows of one group's channels fit: what a row of output reads, or more while a quarter of
- * L2 holds it. */
+/* How many rows of one group's channels fit: what a row of output reads, or more while half of L2
+ * holds it. */
 static int64_t band_rows(const struct ck_run *run, int64_t row_bytes) {
   const ck_window *w = &run->op->conv.window;
   const int64_t height = run->image.height;
   const int64_t reads = ck_min((w->kernel_h - 1) * w->dilation_h + 1, height);
-  return ck_min(height, ck_max(reads + 2 * CK_DEFORM_REACH, ck_cpu_l2_bytes() / 4 / row_bytes));
+  return ck_min(height, ck_max(reads + 2 * CK_DEFORM_REACH, ck_cpu_l2_bytes() / 2 / row_bytes));
 }
 
 static int64_t row_bytes_of(const struct ck_run *run) {
@@ -59,8 +59,10 @@ static struct band rows_near(const struct ck_run *run, const struct ck_block *bl
   const int64_t height = run->image.height;
   const int64_t first = block->y * w->stride_h - run->image.pad_top;
   const int64_t last = first + (block->rows - 1) * w->stride_h + (w->kernel_h - 1) * w->dilation_h;
-  const int64_t begin = ck_min(ck_max(first - CK_DEFORM_REACH, 0), height);
-  const int64_t end = ck_max(ck_min(last, height) + 1 + CK_DEFORM_REACH, begin);
+  const int64_t spare = ck_max(0, fit - (last + 1 - first)) / 2; /* rows above, and below */
+  const int64_t reach = ck_max(CK_DEFORM_REACH, spare);
+  const int64_t begin = ck_min(ck_max(first - reach, 0), height);
+  const int64_t end = ck_max(ck_min(last, height) + 1 + reach, begin);
   return (struct band){block->image, begin, ck_min(ck_min(end, height), begin + fit)};
 }
 
