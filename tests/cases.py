@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -108,6 +109,17 @@ CHANNELS = (
     64,
     67,
 )
+
+
+@contextmanager
+def using(isa):
+    """Force an instruction set, and name it in what fails: for loops over them under one oracle."""
+    with ck.use_isa(isa):
+        try:
+            yield
+        except AssertionError as error:
+            error.add_note(f"with {isa}")
+            raise
 
 
 def pairwise(**axes):

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import reference
 import shapes
-from cases import ISAS, assert_same_bits, assert_within, images_nchw, nchw
-
-import convkern as ck
+from cases import ISAS, assert_same_bits, assert_within, images_nchw, nchw, using
 
 CASES = shapes.load_cases(all_shapes=True)
 SMALL = 3e7  # multiply-adds, for every ISA: half of the cases take fewer
@@ -53,7 +51,7 @@ def test_layer(case):
     want, bound = seen.want(), seen.bound()
     small = made.layer().cost(made.x.shape).macs < SMALL
     for isa in ISAS if small else ISAS[-1:]:
-        with ck.use_isa(isa):
+        with using(isa):
             y = made.run()
             assert_within(y[rows, columns][:, None, None], want, bound)
             assert_same_bits(nchw(made).run(), images_nchw(y))
