@@ -23,7 +23,6 @@ from guard import guarded
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pooling import EXAMPLES, OPS, WINDOWED, Pool, check, example, nchw, pool, refuses
-from test_activations import mxcsr_control, on_x86
 from test_arrays import STRIDED, read_only
 from test_memory import CANARY, ENDS
 from test_properties import SETTINGS, one_or_two, pads
@@ -341,18 +340,6 @@ def test_a_constant_is_its_mean(layout):
             ck.avg_pool2d(x, size, padding=size - 1, stride=1, layout=layout),
         ):
             assert (y == number).all()
-
-
-@on_x86
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_caller_keeps_its_mxcsr(name):
-    before = mxcsr_control()
-    made = example(name)
-    made.run()
-    with pytest.raises(ValueError, match="x"):
-        made.on(made.x[0, 0]).run()
-    assert mxcsr_control() == before
-    assert np.float32(1e-40) * np.float32(1) > 0
 
 
 # ----------------------------------------------------------------------------------------- memory
