@@ -15,6 +15,7 @@ from test_bad_inputs import (
     WRONG,
     giant,
     name_of,
+    overlapping_themselves,
 )
 
 import convkern as ck
@@ -124,6 +125,9 @@ def test_bad_out(op, layout):
     refuses(made, TypeError, "out", "float32", out=np.zeros(y.shape, np.float64))
     refuses(made, ValueError, "out", "read-only", out=read_only(y))
     refuses(made, ValueError, "out", out=np.broadcast_to(y[..., :1], y.shape))
+    if op in WINDOWED:  # else two steps of 4 bytes are fine, along axes of one element
+        for out in overlapping_themselves(y.shape):
+            refuses(made, ValueError, "out", str(out.strides), "overlap", out=out)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
