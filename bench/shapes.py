@@ -53,8 +53,8 @@ class Case:
             parts.append(f"g{s.groups}")
         return "-".join(parts)
 
-    def call(self):
-        """Make up the arrays: integers, so that every right float32 result is the exact one."""
+    def call(self, data="integers"):
+        """Make up the arrays; of integers every right float32 result is the exact one."""
         s = self.shape
         options = {"stride": (s.sh, s.sw)}
         if self.op != "pointwise_conv2d":
@@ -69,7 +69,7 @@ class Case:
             outputs=s.m,
             multiplier=s.m // s.c if self.op == "depthwise_conv2d" else 1,
             groups=s.groups,
-            data="integers",
+            data=data,
             **options,
         )
 

@@ -223,14 +223,30 @@ def usable(array: np.ndarray) -> np.ndarray:
     return np.require(array, requirements=("C", "A"))
 
 
+def overlaps_itself(array: np.ndarray) -> bool:
+    """Whether elements share memory: no axis may step over less than the shorter steps span."""
+    span = array.itemsize
+    for stride, size in sorted(
+        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)
+    ):
+        if size > 1 and stride < span:
+            return True
+        span += stride * (size - 1)
+    return False
+
+
 def check_memory(op: str, shape: tuple[int, ...], itemsize: int) -> None:
     """Refuse a result that no memory can hold before anything is touched.
 
     Some systems promise any amount of memory and kill the process when it is used.
     """
-    nbytes = math.prod(shape) * itemsize
-    if nbytes > 1 << 30 and nbytes > _physical_memory():
+    nbytes = math.prod(n or 1 for n in shape) * itemsize  # NumPy wants that of an empty one to fit
+    if nbytes <= 1 << 30:
+        return
+    if nbytes > _physical_memory() and 0 not in shape:
         raise MemoryError(f"{op}: shape {shape} takes {nbytes / 1e9:.0f} GB, more than there is")
+    if nbytes > MAX_SIZE:
+        raise SizeOverflowError(f"{op}: the bytes of shape {shape} do not fit in 64 bits")
 
 
 def _physical_memory() -> int:

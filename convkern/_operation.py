@@ -30,6 +30,7 @@ from ._geometry import (
     as_same_dtype,
     check_memory,
     is_sequence,
+    overlaps_itself,
     usable,
 )
 
@@ -302,6 +303,8 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> Non
         raise ValueError(f"{op}: out has shape {out.shape}; it must have the output's, {shape}")
     if not out.flags.writeable:
         raise ValueError(f"{op}: out is read-only")
+    if not out.flags.c_contiguous and out.size and overlaps_itself(out):
+        raise ValueError(f"{op}: out has strides {out.strides}; its elements must not overlap")
 
 
 def in_place(out: np.ndarray, *inputs: np.ndarray | None) -> bool:

@@ -194,8 +194,7 @@ static void wide_cut(struct pool_run *r) {
   r->buffer_elements = ck_min(a->in, (r->cols - 1) * a->stride + reach) * r->chunk;
 }
 
-/* ------------------------------------------------------- narrow: the elements of a row fill them
- */
+/* --------------------------------------------------- narrow: the elements of a row fill vectors */
 
 /* The buffer: rows of `pitch` elements, one of each image, with their padding; as many again, for
  * rows joined at every pixel; and the divisors of an output row's elements. */

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import reference
@@ -107,6 +109,52 @@ CHANNELS = (
     64,
     67,
 )
+
+
+@contextmanager
+def using(isa):
+    """Force an instruction set, and name it in what fails: for loops over them under one oracle."""
+    with ck.use_isa(isa):
+        try:
+            yield
+        except AssertionError as error:
+            error.add_note(f"with {isa}")
+            raise
+
+
+def pairwise(**axes):
+    """List a few combinations of values in which any two values of two axes meet at least once.
+
+    Most faults take one or two unusual values, not five at once: Kuhn, Wallace and Gallo, "Software
+    Fault Interactions and Implications for Software Testing", IEEE TSE 30(6), 2004. A full product
+    of the same axes takes many times as long.
+
+    Parameters
+    ----------
+    **axes : sequence
+        Values by name.
+
+    Returns
+    -------
+    list of dict
+        From names to values.
+    """
+    spots = [(name, i) for name, values in axes.items() for i in range(len(values))]
+    apart = {frozenset(pair): None for pair in combinations(spots, 2) if pair[0][0] != pair[1][0]}
+    rows = []
+    while apart:  # greedily: two that have not met, and of each other axis whom they know least
+        row = dict(next(iter(apart)))
+        for name, values in axes.items():
+            if name not in row:
+                new = [
+                    sum(frozenset([(name, i), met]) in apart for met in row.items())
+                    for i in range(len(values))
+                ]
+                row[name] = new.index(max(new))
+        for pair in combinations(row.items(), 2):
+            apart.pop(frozenset(pair), None)
+        rows.append({name: axes[name][i] for name, i in row.items()})
+    return rows
 
 
 def channels_id(n):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import reference
 from cases import assert_within, images_nchw
 
@@ -94,10 +95,9 @@ class Pool:
 
     def bound(self):
         """Bound the error of every element."""
-        options = {"kernel": self._size(), **self.options}
-        options.pop("keepdims", None)
-        bound = reference.avg_pool2d_bound(self._wide(), dtype=self.x.dtype, **options)
-        return bound.reshape(self.want().shape)
+        kernel = self.options.get("kernel", self._size())
+        terms = int(np.prod(np.broadcast_to(kernel, 2)))
+        return reference.mean_bound(self.on(np.abs(self.x)).want(), terms, self.x.dtype)
 
     def _wide(self):
         return self.x.astype(np.longdouble if self.x.dtype == np.float64 else np.float64)
@@ -138,3 +138,11 @@ def check(made, got=None):
         np.testing.assert_array_equal(got, want.astype(got.dtype))
     else:
         assert_within(got, want, made.bound())
+
+
+def refuses(made, exception, *mentions, **extra):
+    """Assert that a call raises, with a message that mentions the operation and all it should."""
+    with pytest.raises(exception) as raised:
+        made.run(**extra)
+    for mention in (made.op, *mentions):
+        assert mention in str(raised.value), str(raised.value)

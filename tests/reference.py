@@ -157,10 +157,11 @@ def global_avg_pool2d(x, *, keepdims=True, layout="NHWC"):
         return _wide(x).mean(axes, keepdims=keepdims)
 
 
-def avg_pool2d_bound(x, kernel, *, dtype=np.float32, **options):
-    """Bound the error of ``avg_pool2d`` computed in `dtype`: K - 1 additions and one division."""
-    terms = int(np.prod(_pair(kernel)))
-    magnitude = avg_pool2d(np.abs(x), kernel, **options)
+def mean_bound(magnitude, terms, dtype):
+    """Bound the error of means of `terms` numbers computed in `dtype`: additions and one division.
+
+    `magnitude` is the mean of their absolute values.
+    """
     return _gamma(terms, dtype) * magnitude + terms * float(np.finfo(dtype).tiny)
 
 
@@ -174,18 +175,15 @@ def _pool(
     pads = resolve_padding(padding, images.shape[1:3], kernel, stride, dilation)
     images = np.pad(images, ((0, 0), *pads, (0, 0)), constant_values=fill)
     axes = zip(images.shape[1:3], kernel, stride, dilation, pads, strict=True)
-    starts = [_window_starts(*axis, ceil_mode) for axis in axes]
+    rows, columns = (_window_starts(*axis, ceil_mode) for axis in axes)
     nothing = -np.inf if join is np.maximum else 0
     beyond = [(0, s) for s in stride]
     images = np.pad(images, ((0, 0), *beyond, (0, 0)), constant_values=nothing)
-    y = np.full((len(images), *map(len, starts), images.shape[3]), nothing, images.dtype)
+    y = np.full((len(images), len(rows), len(columns), images.shape[3]), nothing, images.dtype)
     with np.errstate(all="ignore"):
         for i, j in np.ndindex(*kernel):
-            rows, columns = (
-                slice(tap * d, tap * d + at[-1] + 1, s)
-                for tap, d, at, s in zip((i, j), dilation, starts, stride, strict=True)
-            )
-            y = join(y, images[:, rows, columns])
+            taps = np.ix_(rows + i * dilation[0], columns + j * dilation[1])
+            y = join(y, images[:, *taps])
     return _like(y, np.ndim(x), layout)
 
 

@@ -55,8 +55,19 @@ def giant(*shape):
     return as_strided(np.zeros(1, np.float32), shape, (0,) * len(shape))
 
 
+def overlapping_themselves(shape):
+    """Writable arrays in which some memory is that of several elements."""
+    memory, steps = np.zeros(10**4, np.float32), np.empty(shape, np.float32).strides
+    yield as_strided(memory, shape, (0,) * len(shape))
+    yield as_strided(memory, shape, (4,) * len(shape))
+    for axis, (size, step) in enumerate(zip(shape, steps, strict=True)):
+        if size > 1 and step > 4:
+            yield as_strided(memory, shape, (*steps[:axis], step - 4, *steps[axis + 1 :]))
+            yield as_strided(memory[5000:], shape, (*steps[:axis], 4 - step, *steps[axis + 1 :]))
+
+
 NOT_INTEGERS = [1.5, (1.5, 1), "2", None, 1j, float("nan"), float("inf"), np.float32(1), [1, "1"]]
-NOT_INTEGERS += [{1: 2}, b"1", object(), np.array([1.0, 1.0])]
+NOT_INTEGERS += [{1: 2}, b"1", object(), np.array([1.0, 1.0]), True, np.True_, (1, False)]
 NOT_PAIRS = [(), (1,), (1, 1, 1), np.ones((2, 2), int)]
 NEGATIVE = [-1, (-1, -1), (1, -1), -(2**62)]
 BEYOND_64_BITS = [2**64, -(2**64), 10**40]
@@ -323,6 +334,17 @@ def test_giant_images(shape, layout):
     refuses("separable_conv2d", options | {"dw": dw, "pw": pw}, TOO_LARGE)
 
 
+def test_empty_batch_of_a_giant_result(layout):
+    """No memory, but NumPy would not have an array of this shape."""
+    x = giant(0, 2**30, 2**30, 1) if layout == "NHWC" else giant(0, 1, 2**30, 2**30)
+    refuses("conv2d", {"x": x, "w": filters(layout, 1, 1, 1, 64), "layout": layout}, TOO_LARGE)
+    w = pw_filters(layout, 1, 64)
+    refuses("pointwise_conv2d", {"x": x, "w": w, "layout": layout}, TOO_LARGE, "pointwise_conv2d")
+    options = {"x": x, "w": dw_filters(layout, 1, 1, 1), "layout": layout}
+    refuses("depthwise_conv2d", options | {"padding": 2**40}, TOO_LARGE, "depthwise_conv2d")
+    assert ck.depthwise_conv2d(**options).shape == x.shape
+
+
 def test_giant_weights():
     x = np.zeros((1, 2, 2, 1), np.float32)
     refuses("conv2d", {"x": x, "w": giant(1, 1, 1, 2**60)}, TOO_LARGE)
@@ -358,6 +380,9 @@ def test_bad_out(op, layout):
     refuses(op, kwargs | {"out": out}, ValueError, "out", "read-only")
     refuses(op, kwargs | {"out": out.tolist()}, TypeError, "out")
     refuses(op, kwargs | {"out": np.broadcast_to(out[..., :1], y.shape)}, ValueError, "out")
+    for out in overlapping_themselves(y.shape):
+        refuses(op, kwargs | {"out": out}, ValueError, "out", str(out.strides), "overlap")
+        assert not out.any()
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -179,3 +179,13 @@ def test_layers_of_real_networks(channels, outputs, kernel, stride, padding, dil
             data=data,
         )
     )
+
+
+@pytest.mark.parametrize("op", ["conv2d", "depthwise_conv2d", "separable_conv2d"])
+def test_rows_and_columns_of_padding_alone(op, layout, data):
+    """Windows above, below and beside the image; at a stride of 99 there are no others."""
+    for kernel, stride in product(((1, 1), (2, 2)), ((3, 1), (1, 3), (99, 1), (1, 99))):
+        for size in ((1, 1), (2, 5), (5, 2)):
+            window = {"kernel": kernel, "stride": stride, "padding": 7, "bias": False}
+            for channels in (1, 21):
+                check(call(op, (2, *size, channels), layout=layout, data=data, **window))

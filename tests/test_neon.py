@@ -332,7 +332,8 @@ def test_sizes_that_do_not_fit(program, changes, status):
         ({"image": (-1, 6, 7, 5, 1, 1, 1, 1)}, vectors.E_SHAPE),
         ({"image": (2, 6, 7, 5, 2**62, 2**62, 1, 1)}, vectors.E_OVERFLOW),
         ({"image": (2**30, 2**20, 2**20, 5, 1, 1, 1, 1)}, vectors.E_OVERFLOW),
-        ({"window": (2**62, 1, 1, 1, 2, 1)}, vectors.E_OVERFLOW),
+        ({"window": (2**62, 1, 1, 1, 2, 1)}, vectors.E_SHAPE),  # reaches over 2**63 - 1 rows
+        ({"window": (2**62 + 1, 1, 1, 1, 2, 1)}, vectors.E_OVERFLOW),
         ({"dtype": 2}, vectors.E_SHAPE),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""max_pool2d, avg_pool2d and global_avg_pool2d: results, arrays, bad inputs, layers, costs."""
+"""max_pool2d, avg_pool2d and global_avg_pool2d: results, memory, arrays, layers."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +9,7 @@ import pytest
 import reference
 from cases import (
     CHANNELS,
+    DATA,
     LAYOUTS,
     HasArray,
     HasDLPack,
@@ -16,73 +17,69 @@ from cases import (
     assert_same_bits,
     channels_id,
     images_nchw,
+    pairwise,
 )
 from guard import guarded
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pooling import EXAMPLES, LAYERS, OPS, WINDOWED, Pool, check, example, nchw, pool
-from test_activations import mxcsr_control, on_x86
+from pooling import EXAMPLES, OPS, WINDOWED, Pool, check, example, nchw, pool, refuses
 from test_arrays import STRIDED, read_only
-from test_bad_inputs import (
-    BEYOND_64_BITS,
-    NEGATIVE,
-    NOT_ARRAYS,
-    NOT_INTEGERS,
-    NOT_PAIRS,
-    TOO_LARGE,
-    WRONG,
-    giant,
-    name_of,
-)
 from test_memory import CANARY, ENDS
 from test_properties import SETTINGS, one_or_two, pads
 
 import convkern as ck
-from convkern import cost
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-NAN = np.float32(np.nan)
-
 
 # ------------------------------------------------------------------------------- shapes and windows
 
 
 @pytest.mark.parametrize("channels", [*CHANNELS, 128, 131, 200], ids=channels_id)
-@pytest.mark.parametrize("op", WINDOWED)
-def test_channels(op, channels, data):
-    for kernel, stride in product((1, 2, 3), (1, 2, 3)):
-        window = {"kernel": kernel, "stride": stride, "padding": kernel // 2, "data": data}
-        check(pool(op, (2, 5, 7, channels), **window))
+def test_channels(channels):
+    for window in pairwise(op=WINDOWED, kernel=(1, 2, 3), stride=(1, 2, 3), data=DATA):
+        check(pool(x=(2, 5, 7, channels), padding=window["kernel"] // 2, **window))
 
 
-@pytest.mark.parametrize("width", range(1, 10), ids="width_{}".format)
 @pytest.mark.parametrize("height", range(1, 10), ids="height_{}".format)
-def test_image_size(height, width, layout, data):
-    for op, stride in product(WINDOWED, (1, 2, 3)):
-        for channels in (3, 17):
-            x = (2, height, width, channels)
-            check(pool(op, x, kernel=3, stride=stride, padding=1, layout=layout, data=data))
-            check(pool(op, x, kernel=2, stride=stride, padding="same", layout=layout, data=data))
-    check(pool("global_avg_pool2d", (2, height, width, 5), layout=layout, data=data))
+def test_image_size(height):
+    cases = pairwise(
+        op=WINDOWED,
+        kernel_and_padding=((3, 1), (2, "same")),
+        stride=(1, 2, 3),
+        channels=(3, 17),
+        layout=LAYOUTS,
+        data=DATA,
+    )
+    for width, case in product(range(1, 10), cases):
+        window = dict(case)
+        kernel, padding = window.pop("kernel_and_padding")
+        x = (2, height, width, window.pop("channels"))
+        check(pool(x=x, kernel=kernel, padding=padding, **window))
+    for width, layout in product(range(1, 10), LAYOUTS):
+        check(pool("global_avg_pool2d", (2, height, width, 5), layout=layout))
 
 
 @pytest.mark.parametrize("width", [*range(10, 35), 47, 48, 49, 63, 64, 65, 130])
-def test_width_of_planes(width, data):
+def test_width_of_planes(width):
     """Where the elements of a row fill the vectors."""
-    for op, kernel, stride in product(WINDOWED, (2, 3, 5), (1, 2, 3)):
-        window = {"kernel": kernel, "stride": stride, "padding": 1, "data": data}
-        check(pool(op, (1, 6, width, 7), layout="NCHW", **window))
-        check(pool(op, (1, 6, width, 1), **window))
+    for window in pairwise(op=WINDOWED, kernel=(2, 3, 5), stride=(1, 2, 3), data=DATA):
+        check(pool(x=(1, 6, width, 7), layout="NCHW", padding=1, **window))
+        check(pool(x=(1, 6, width, 1), padding=1, **window))
 
 
-@pytest.mark.parametrize("kw", range(1, 8), ids="kw_{}".format)
 @pytest.mark.parametrize("kh", range(1, 8), ids="kh_{}".format)
-def test_kernel(kh, kw, layout, data):
-    for op, stride, dilation in product(WINDOWED, (None, 1, 2), (1, 2)):
-        window = {"kernel": (kh, kw), "stride": stride, "dilation": dilation, "data": data}
-        check(pool(op, (1, 6, 7, 9), padding="same", layout=layout, **window))
-        check(pool(op, (1, 14, 15, 5), padding="valid", layout=layout, **window))
+def test_kernel(kh):
+    windows = pairwise(
+        op=WINDOWED,
+        padding=("same", "valid"),
+        stride=(None, 1, 2),
+        dilation=(1, 2),
+        layout=LAYOUTS,
+        data=DATA,
+    )
+    for kw, window in product(range(1, 8), windows):
+        x = (1, 6, 7, 9) if window["padding"] == "same" else (1, 14, 15, 5)
+        check(pool(x=x, kernel=(kh, kw), **window))
 
 
 @pytest.mark.parametrize(
@@ -102,16 +99,18 @@ def test_kernel(kh, kw, layout, data):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("count_include_pad", [False, True])
-def test_padding(padding, count_include_pad, layout, data):
-    for kernel, stride in product((3, (2, 4)), (1, 2, (2, 1), (1, 2), (3, 1), None)):
-        window = {"kernel": kernel, "stride": stride, "padding": padding, "data": data}
-        for channels, ceil_mode in product((1, 18), (False, True)):
-            x = (1, 5, 6, channels)
-            check(pool("max_pool2d", x, ceil_mode=ceil_mode, layout=layout, **window))
-            window |= {"count_include_pad": count_include_pad}
-            check(pool("avg_pool2d", x, ceil_mode=ceil_mode, layout=layout, **window))
-            del window["count_include_pad"]
+def test_padding(padding, layout):
+    for window in pairwise(
+        x=((1, 5, 6, 1), (1, 5, 6, 18)),
+        kernel=(3, (2, 4)),
+        stride=(1, 2, (2, 1), (1, 2), (3, 1), None),
+        ceil_mode=(False, True),
+        data=DATA,
+    ):
+        check(pool("max_pool2d", padding=padding, layout=layout, **window))
+        for count_include_pad in (False, True):
+            window["count_include_pad"] = count_include_pad
+            check(pool("avg_pool2d", padding=padding, layout=layout, **window))
 
 
 def test_unequal_stride_and_dilation(layout, data):
@@ -120,33 +119,33 @@ def test_unequal_stride_and_dilation(layout, data):
         check(pool(op, (1, 9, 8, 21), layout=layout, **window))
 
 
-@pytest.mark.parametrize("x", [(0, 5, 6, 3), (1, 5, 6, 3), (3, 5, 6, 3), (5, 6, 3)], ids=str)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_batch(name, x, layout):
-    x = (*x[:-1], EXAMPLES[name]["x"][-1])
-    made = example(name, x=(*x[:-3], 9, 9, x[-1]), layout=layout)
-    check(made)
-    assert made.layer()(made.x).shape == made.run().shape
+def test_batch(name, layout):
+    channels = EXAMPLES[name]["x"][-1]
+    for batch in ((0,), (1,), (3,), ()):
+        made = example(name, x=(*batch, 9, 9, channels), layout=layout)
+        check(made)
+        assert made.layer()(made.x).shape == made.run().shape
 
 
 @pytest.mark.parametrize(
     "size", [(5, 1500, 3), (5, 1500, 1), (3, 40, 700), (2, 9, 5000), (70, 5, 90)], ids=str
 )
-def test_blocks(size, layout, data):
+def test_blocks(size, layout):
     """More of a row than a block holds, of few channels and of many."""
-    for op, (kernel, stride) in product(WINDOWED, ((3, 1), (3, 2), ((2, 5), 3))):
-        window = {"kernel": kernel, "stride": stride, "padding": 1, "data": data}
-        check(pool(op, size, layout=layout, **window))
-    check(pool("global_avg_pool2d", size, layout=layout, data=data))
+    for window in pairwise(op=WINDOWED, kernel_and_stride=((3, 1), (3, 2), ((2, 5), 3)), data=DATA):
+        kernel, stride = window.pop("kernel_and_stride")
+        check(pool(x=size, kernel=kernel, stride=stride, padding=1, layout=layout, **window))
+    check(pool("global_avg_pool2d", size, layout=layout))
 
 
-@pytest.mark.parametrize("pixels", [*range(1, 20), 31, 32, 33, 49, 64, 2500])
 @pytest.mark.parametrize("channels", [1, 2, 7, 8, 17, 64, 300], ids=channels_id)
-def test_global(channels, pixels, data):
-    for size in ((1, pixels), (pixels, 1)):
-        made = pool("global_avg_pool2d", (2, *size, channels), data=data)
-        check(made)
-        assert_same_bits(nchw(made).run(), images_nchw(made.run()))
+def test_global(channels, data):
+    for pixels in [*range(1, 20), 31, 32, 33, 49, 64, 2500]:
+        for size in ((1, pixels), (pixels, 1)):
+            made = pool("global_avg_pool2d", (2, *size, channels), data=data)
+            check(made)
+            assert_same_bits(nchw(made).run(), images_nchw(made.run()))
 
 
 def test_global_is_the_pooling_of_the_whole_image(layout):
@@ -249,19 +248,25 @@ def test_enormous_windows(window, channels, layout):
 @pytest.mark.parametrize("channels", [1, 3, 19], ids=channels_id)
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf], ids=str)
 def test_special_pixel(special, channels, layout):
-    for op, (kernel, stride) in product(WINDOWED, ((2, 2), (3, 1), (3, 2), ((4, 2), 3))):
-        made = pool(op, (2, 6, 7, channels), kernel=kernel, stride=stride, padding=1)
-        for spot in product((0, 1), (0, 2, 5), (0, 3, 6), (0, channels - 1)):
-            x = made.x.copy()
-            x[spot] = special
-            twin = made.on(x)
-            check(twin if layout == "NHWC" else nchw(twin))
+    for case in pairwise(
+        op=WINDOWED,
+        kernel_and_stride=((2, 2), (3, 1), (3, 2), ((4, 2), 3)),
+        row=(0, 2, 5),
+        column=(0, 3, 6),
+        image_and_channel=((0, 0), (0, channels - 1), (1, 0), (1, channels - 1)),
+    ):
+        kernel, stride = case["kernel_and_stride"]
+        made = pool(case["op"], (2, 6, 7, channels), kernel=kernel, stride=stride, padding=1)
+        image, channel = case["image_and_channel"]
+        made.x[image, case["row"], case["column"], channel] = special
+        check(made if layout == "NHWC" else nchw(made))
 
 
 @pytest.mark.parametrize("channels", [1, 5, 40], ids=channels_id)
 def test_special_pixel_of_a_global_average(channels, layout):
     made = pool("global_avg_pool2d", (2, 5, 7, channels))
-    for special, spot in product((np.nan, np.inf, -np.inf), range(0, made.x.size, 11)):
+    spots = [*range(0, made.x.size, made.x.size // 17), -1]
+    for special, spot in product((np.nan, np.inf, -np.inf), spots):
         x = made.x.copy()
         x.reshape(-1)[spot] = special
         check(made.on(x) if layout == "NHWC" else nchw(made.on(x)))
@@ -337,18 +342,6 @@ def test_a_constant_is_its_mean(layout):
             assert (y == number).all()
 
 
-@on_x86
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_caller_keeps_its_mxcsr(name):
-    before = mxcsr_control()
-    made = example(name)
-    made.run()
-    with pytest.raises(ValueError, match="x"):
-        made.on(made.x[0, 0]).run()
-    assert mxcsr_control() == before
-    assert np.float32(1e-40) * np.float32(1) > 0
-
-
 # ----------------------------------------------------------------------------------------- memory
 
 
@@ -368,22 +361,34 @@ def test_guard_pages(name, end, layout):
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("channels", CHANNELS, ids=channels_id)
-def test_guard_pages_channels(channels, end, layout):
-    for op, (kernel, stride) in product(WINDOWED, ((1, 1), (2, 2), (3, 1), (3, 2), (2, 3))):
-        for padding, data in product((0, 1), ("reals", "doubles")):
-            window = {"kernel": kernel, "stride": stride, "padding": padding, "data": data}
-            check_guarded(pool(op, (1, 4, 5, channels), layout=layout, **window), end)
-    check_guarded(pool("global_avg_pool2d", (1, 3, 5, channels), layout=layout), end)
+def test_guard_pages_channels(channels, end):
+    for window in pairwise(
+        op=WINDOWED,
+        kernel_and_stride=((1, 1), (2, 2), (3, 1), (3, 2), (2, 3)),
+        padding=(0, 1),
+        layout=LAYOUTS,
+        data=("reals", "doubles"),
+    ):
+        kernel, stride = window.pop("kernel_and_stride")
+        check_guarded(pool(x=(1, 4, 5, channels), kernel=kernel, stride=stride, **window), end)
+    for layout in LAYOUTS:
+        check_guarded(pool("global_avg_pool2d", (1, 3, 5, channels), layout=layout), end)
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("width", [*range(1, 20), 31, 32, 33, 65], ids="width_{}".format)
-def test_guard_pages_image_size(width, end, layout):
-    for op, height, stride in product(WINDOWED, (1, 2, 5), (1, 2, 3)):
-        window = {"kernel": 3, "stride": stride, "padding": 1}
-        check_guarded(pool(op, (1, height, width, 3), layout=layout, **window), end)
-        check_guarded(pool(op, (2, height, width, 17), layout=layout, **window), end)
-    for height in range(1, 6):
+def test_guard_pages_image_size(width, end):
+    for window in pairwise(
+        op=WINDOWED,
+        height=(1, 2, 5),
+        stride=(1, 2, 3),
+        batch_and_channels=((1, 3), (2, 17)),
+        layout=LAYOUTS,
+    ):
+        batch, channels = window.pop("batch_and_channels")
+        x = (batch, window.pop("height"), width, channels)
+        check_guarded(pool(x=x, kernel=3, padding=1, **window), end)
+    for height, layout in product(range(1, 6), LAYOUTS):
         check_guarded(pool("global_avg_pool2d", (1, height, width, 3), layout=layout), end)
 
 
@@ -403,11 +408,12 @@ def test_canaries_around_out(name, layout):
 # ----------------------------------------------------------------------------------------- arrays
 
 
-@pytest.mark.parametrize("kind", [*STRIDED, read_only, as_memoryview, HasArray, HasDLPack])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_input_kind(name, kind, layout):
+def test_input_kind(name, layout):
     made = example(name, layout=layout)
-    assert_same_bits(made.on(kind(made.x)).run(), made.run())
+    want = made.run()
+    for kind in (*STRIDED, read_only, as_memoryview, HasArray, HasDLPack):
+        assert_same_bits(made.on(kind(made.x)).run(), want)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -445,37 +451,37 @@ def test_result_is_fresh_and_inputs_are_unchanged(name, layout):
     assert_same_bits(made.x, x)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 64, np.int32(3)])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_threads_agree(name, threads, layout):
+def test_threads_agree(name, layout):
     made = example(name, layout=layout)
-    assert_same_bits(made.run(threads=threads), made.run())
+    for threads in (1, 2, 64, np.int32(3)):
+        assert_same_bits(made.run(threads=threads), made.run())
 
 
-@pytest.mark.parametrize("kind", [np.array, *STRIDED])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_out(name, kind, layout):
+def test_out(name, layout):
     made = example(name, layout=layout)
     want = made.run()
-    out = kind(np.full_like(want, np.nan))
-    assert made.run(out=out) is out
-    assert_same_bits(out, want)
+    for kind in (np.array, *STRIDED):
+        out = kind(np.full_like(want, np.nan))
+        assert made.run(out=out) is out
+        assert_same_bits(out, want)
     empty = made.on(made.x[:0])
     out = np.empty_like(empty.run())
     assert empty.run(out=out) is out
 
 
-@pytest.mark.parametrize("offset", [0, 1, 7, 64, 500])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_out_overlaps_the_image(name, offset, layout):
+def test_out_overlaps_the_image(name, layout):
     made = example(name, layout=layout)
     want = made.run()
-    memory = np.zeros(made.x.size + want.size + offset, np.float32)
-    x = memory[: made.x.size].reshape(made.x.shape)
-    flat = memory[offset : offset + want.size]
-    for out in (flat.reshape(want.shape), flat[::-1].reshape(want.shape)):
-        x[...] = made.x
-        assert_same_bits(made.on(x).run(out=out), want)
+    for offset in (0, 1, 7, 64, 500):
+        memory = np.zeros(made.x.size + want.size + offset, np.float32)
+        x = memory[: made.x.size].reshape(made.x.shape)
+        flat = memory[offset : offset + want.size]
+        for out in (flat.reshape(want.shape), flat[::-1].reshape(want.shape)):
+            x[...] = made.x
+            assert_same_bits(made.on(x).run(out=out), want)
 
 
 def test_out_is_the_image(layout):
@@ -486,148 +492,7 @@ def test_out_is_the_image(layout):
         assert_same_bits(made.x, want)
 
 
-# ------------------------------------------------------------------------------------- bad inputs
-
-
-def refuses(made, exception, *mentions, **extra):
-    """Assert that a call raises, with a message that mentions the operation and all it should."""
-    with pytest.raises(exception) as raised:
-        made.run(**extra)
-    for mention in (made.op, *mentions):
-        assert mention in str(raised.value), str(raised.value)
-
-
-BAD_OPTIONS = [
-    ("kernel", WINDOWED, TypeError, NOT_INTEGERS),
-    ("kernel", WINDOWED, ValueError, [0, (0, 2), (2, 0), *NEGATIVE]),
-    ("kernel", WINDOWED, WRONG, NOT_PAIRS),
-    ("kernel", WINDOWED, TOO_LARGE, [9, (1, 9), 2**31, 2**62, *BEYOND_64_BITS]),
-    ("stride", WINDOWED, TypeError, [v for v in NOT_INTEGERS if v is not None]),
-    ("stride", WINDOWED, ValueError, [0, (0, 0), (0, 1), (1, 0), *NEGATIVE]),
-    ("stride", WINDOWED, WRONG, NOT_PAIRS),
-    ("stride", WINDOWED, TOO_LARGE, BEYOND_64_BITS),
-    ("dilation", WINDOWED, TypeError, NOT_INTEGERS),
-    ("dilation", WINDOWED, ValueError, [0, (0, 0), (1, 0), *NEGATIVE]),
-    ("dilation", WINDOWED, WRONG, NOT_PAIRS),
-    ("dilation", WINDOWED, TOO_LARGE, [9, 2**31, 2**62, 2**63 - 1, *BEYOND_64_BITS]),
-    ("padding", WINDOWED, TypeError, [v for v in NOT_INTEGERS if not isinstance(v, str | list)]),
-    ("padding", WINDOWED, ValueError, [((-1, 0), (0, 0)), ((0, 0), (0, -1)), *NEGATIVE]),
-    ("padding", WINDOWED, ValueError, ["SAME", "full", "", ((2**62, 2**62), (0, 0))]),
-    ("padding", WINDOWED, WRONG, [(), (1,), (1, 1, 1), ((1, 1),), (1, None), [[1, 1], [1]]]),
-    ("padding", WINDOWED, TOO_LARGE, [2**40, *BEYOND_64_BITS]),
-    ("ceil_mode", WINDOWED, TypeError, [None, 0, 1, "True", (True,), np.array(True)]),
-    ("count_include_pad", ["avg_pool2d"], TypeError, [None, 0, 1, "True", (True,)]),
-    ("keepdims", ["global_avg_pool2d"], TypeError, [None, 0, 1, "True", (True,)]),
-    ("layout", OPS, WRONG, ["nhwc", "NHCW", "", None, 1, b"NHWC", "CHWN", ["NHWC"]]),
-    ("threads", OPS, WRONG, [0, -1, 1.5, "2", (1, 1)]),
-    ("threads", OPS, (*WRONG, OverflowError), BEYOND_64_BITS),
-]
-
-
-def valid(op, layout="NHWC"):
-    """A call that is fine."""
-    options = {"kernel": 2} if op in WINDOWED else {}
-    return pool(op, (1, 8, 8, 3), layout=layout, data="integers", **options)
-
-
-@pytest.mark.parametrize(
-    ("option", "op", "exception", "value"),
-    [
-        pytest.param(option, op, exception, value, id=f"{option}-{op}-{name_of(value)}")
-        for option, ops, exception, values in BAD_OPTIONS
-        for op in ops
-        for value in values
-    ],
-)
-def test_bad_option(option, op, value, exception, layout):
-    made = valid(op, layout)
-    mention = () if exception is TOO_LARGE else (option,)
-    refuses(made, exception, *mention, **{option: value})
-    if option != "threads":
-        with pytest.raises(exception, match=LAYERS[op].__name__):
-            made.with_(**{option: value}).layer()(made.x)
-        with pytest.raises(exception, match=f"cost.{op}"):
-            getattr(cost, op)(made.x.shape, **{**made.options, option: value})
-
-
-@pytest.mark.parametrize("value", NOT_ARRAYS, ids=name_of)
-@pytest.mark.parametrize("op", OPS)
-def test_not_an_array(op, value):
-    refuses(valid(op).on(value), TypeError, "x")
-    if value is not None:
-        refuses(valid(op), TypeError, "out", out=value)
-
-
-@pytest.mark.parametrize("dtype", ["f2", "g", "i1", "i4", "i8", "u1", "?", "c8", "O", "U1", ">f4"])
-@pytest.mark.parametrize("op", OPS)
-def test_dtype(op, dtype):
-    made = valid(op)
-    refuses(made.on(np.zeros(made.x.shape, dtype)), TypeError, "x")
-    refuses(made, TypeError, "out", out=np.zeros(made.run().shape, dtype))
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_shape(op, layout):
-    made = valid(op, layout)
-    for shape in ((), (3,), (8, 3), (1, 1, 8, 8, 3), (1,) * 32):
-        refuses(made.on(np.zeros(shape, np.float32)), ValueError, "x", str(shape))
-    for shape in ((1, 0, 8, 3), (1, 8, 0, 3), (1, 8, 8, 0), (0, 8, 8, 0), (0, 8, 3), (0, 0, 0, 0)):
-        refuses(made.on(np.zeros(shape, np.float32)), ValueError, "x", str(shape))
-
-
-@pytest.mark.parametrize("op", WINDOWED)
-def test_kernel_larger_than_the_padded_image(op, layout):
-    for size, window, padded in (
-        ((2, 8), {"kernel": 3}, "2x8"),
-        ((8, 2), {"kernel": 3}, "8x2"),
-        ((2, 1), {"kernel": 5, "padding": ((0, 0), (1, 1))}, "2x3"),
-        ((4, 4), {"kernel": 3, "dilation": 2}, "4x4"),
-        ((3, 3), {"kernel": 6, "ceil_mode": True, "stride": 3}, "3x3"),
-    ):
-        refuses(pool(op, (1, *size, 3), layout=layout, **window), ValueError, "kernel", padded)
-        refuses(pool(op, (0, *size, 3), layout=layout, **window), ValueError, "kernel", padded)
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_bad_out(op, layout):
-    made = valid(op, layout)
-    y = made.run()
-    shapes = [y.shape[1:], (1, *y.shape), (2, *y.shape[1:]), (y.size,), ()]
-    shapes += [tuple(n + (i == axis) for i, n in enumerate(y.shape)) for axis in range(4)]
-    for shape in shapes:
-        out = np.zeros(shape, np.float32)
-        refuses(made, ValueError, "out", str(shape), str(y.shape), out=out)
-        assert not out.any()
-    refuses(made, TypeError, "out", "float32", out=np.zeros(y.shape, np.float64))
-    refuses(made, ValueError, "out", "read-only", out=read_only(y))
-    refuses(made, ValueError, "out", out=np.broadcast_to(y[..., :1], y.shape))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_too_large(layout):
-    for op in WINDOWED:
-        one = pool(op, (1, 1, 1, 3), kernel=1, stride=1, layout=layout)
-        refuses(one, MemoryError, padding=2**20)
-        for shape in ((2**15,) * 4, (2**60, 1, 1, 1), (1, 2**60, 1, 1), (2**40, 3, 3, 2**15)):
-            with pytest.raises(TOO_LARGE):
-                one.on(giant(*shape)).run()
-            with pytest.raises(TOO_LARGE):
-                one.on(giant(*shape)).run(padding=2**61, stride=2**40)
-    with pytest.raises(TOO_LARGE):
-        ck.global_avg_pool2d(giant(1, 2**30, 2**30, 3), layout=layout)
-
-
-def test_signatures():
-    x = np.zeros((1, 4, 4, 2), np.float32)
-    for op in WINDOWED:
-        with pytest.raises(TypeError, match="positional"):
-            getattr(ck, op)(x, 2, 2)
-        with pytest.raises(TypeError, match="kernel"):
-            getattr(ck, op)(x)
-    with pytest.raises(TypeError, match="positional"):
-        ck.global_avg_pool2d(x, True)
-    with pytest.raises(TypeError, match="count_include_pad"):
-        ck.max_pool2d(x, 2, count_include_pad=True)
+# ------------------------------------------------------------------------------- listed bad inputs
 
 
 def test_listed_bad_inputs():
@@ -649,7 +514,7 @@ def test_listed_bad_inputs():
     assert (y == x).all()
 
 
-# ------------------------------------------------------------------------------- layers and costs
+# ------------------------------------------------------------------------------------------ layers
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -669,16 +534,6 @@ def test_layer(name, layout, data):
         assert_same_bits(again(made.x), want)
     assert type(layer).__name__ in repr(layer)
     assert ck.isa() in repr(layer)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_layer_is_immutable(name):
-    layer = example(name).layer()
-    for attribute in ("kernel", "stride", "isa", "anything"):
-        with pytest.raises(AttributeError):
-            setattr(layer, attribute, 2)
-    with pytest.raises(AttributeError):
-        del layer.isa
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -703,43 +558,6 @@ def test_layer_outlives_its_isa():
             assert layers[-1].isa == isa
     for layer in layers:
         check(made, layer(made.x))
-
-
-@pytest.mark.parametrize("op", OPS)
-def test_layer_refuses(op, layout):
-    made = valid(op, layout)
-    layer = made.layer()
-    for x, exception in (
-        (made.x[0, 0], ValueError),
-        (made.x.astype("f2"), TypeError),
-        (made.x.tolist(), TypeError),
-        (None, TypeError),
-        (made.x[:, :0], ValueError),
-    ):
-        with pytest.raises(exception, match="x"):
-            layer(x)
-    for shape in ((8, 8), (1, 1, 8, 8, 3), (1, 0, 8, 3), (1, -8, 8, 3)):
-        with pytest.raises(ValueError, match="x"):
-            layer.out_shape(shape)
-    for shape in (None, 8, "1883", (1, 8.0, 8, 3)):
-        with pytest.raises(TypeError, match="x_shape"):
-            layer.out_shape(shape)
-    with pytest.raises(TypeError):
-        layer(made.x, residual=made.run())
-    with pytest.raises(TypeError, match="out"):
-        LAYERS[op](**made.options, out=None)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_cost(name, layout):
-    made = example(name, layout=layout)
-    got = getattr(cost, made.op)(made.x.shape, **made.options)
-    assert got == made.layer().cost(made.x.shape)
-    assert got == cost.Cost(macs=0, params=0, bytes=made.x.nbytes + made.run().nbytes)
-    double = getattr(cost, made.op)(made.x.shape, **made.options, dtype="float64")
-    assert double == made.layer().cost(made.x.shape, "float64") == got + got
-    with pytest.raises(TypeError, match="float16"):
-        made.layer().cost(made.x.shape, "float16")
 
 
 # ------------------------------------------------------------------------ any call; other libraries
@@ -772,7 +590,7 @@ def calls(draw):
     if op == "avg_pool2d":
         options["count_include_pad"] = draw(st.booleans())
     made = pool(op, x, **options)
-    assume(0 not in made.want().shape[-3 if x[0] else -2 :])
+    assume(0 not in made.want().shape[-3:])
     return made
 
 

@@ -1,15 +1,17 @@
 """Any call at all: shapes, windows, groups and layouts that hypothesis thinks of."""
 
+import contextlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
 from cases import ACTIVATIONS, DATA, LAYOUTS, OPS, assert_same_bits, call, check
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from numpy.lib.stride_tricks import as_strided
 
 import convkern as ck
-
-pytestmark = pytest.mark.usefixtures("isa")
 
 SETTINGS = settings(
     max_examples=300,
@@ -82,6 +84,7 @@ def fits(size, kernel, options):
     return (np.sum(padding, axis=1) + size >= extent).all()
 
 
+@pytest.mark.usefixtures("isa")
 @SETTINGS
 @given(calls())
 def test_any_call(made):
@@ -146,3 +149,56 @@ def test_any_wrong_option_is_an_exception(made, data):
         if not any(isinstance(v, int) and v > 100 for v in changes.values()):  # the oracle pads
             check(made.with_(**changes), y)
     assert made.op in message
+
+
+def wrong_arrays(a):
+    """List what a caller may pass instead of an array: other types, shapes and strides."""
+    shapes = [a.shape[1:], (1, *a.shape), a.shape[::-1], (a.size,), ()]
+    for axis, n in enumerate(a.shape):
+        shapes += [(*a.shape[:axis], size, *a.shape[axis + 1 :]) for size in (0, n - 1, n + 1)]
+    giants = [(2**60,) * a.ndim, (0, *(2**31,) * (a.ndim - 1)), (2**50, *a.shape[1:])]
+    for shape in giants:
+        with contextlib.suppress(ValueError):  # what NumPy itself refuses
+            yield as_strided(a, shape, (0,) * len(shape))
+    for shape in shapes:
+        if min(shape, default=0) >= 0:
+            yield np.ones(shape, a.dtype)
+    for dtype in ("f2", "f4", "f8", ">f4", ">f8", "g", "i8", "c8", "O", "?", "M8[s]"):
+        yield np.ones(a.shape, dtype)
+    yield from (None, a.tolist(), 1.0, "x", object(), np.float32(1))
+    yield as_strided(a, a.shape, (0,) * a.ndim)
+
+
+@settings(SETTINGS, max_examples=150)
+@given(calls(), st.data())
+def test_any_wrong_array_is_an_exception(made, data):
+    names = {"x": [made.x], "weights": made.weights, "biases": made.biases}
+    field = data.draw(st.sampled_from(list(names)))
+    index = data.draw(st.integers(0, len(names[field]) - 1))
+    like = names[field][index]
+    wrong = data.draw(st.sampled_from([*wrong_arrays(made.x if like is None else like)]))
+    arrays = [*names[field][:index], wrong, *names[field][index + 1 :]]
+    odd = replace(made, **{field: wrong if field == "x" else tuple(arrays)})
+    try:
+        y = odd.run()
+    except (TypeError, ValueError, OverflowError, MemoryError) as error:
+        message = str(error)
+    else:  # such as no bias, or one pixel everywhere
+        message = made.op
+        check(odd, y)
+    assert made.op in message
+
+
+@settings(SETTINGS, max_examples=150)
+@given(calls(), st.data())
+def test_any_wrong_out_is_an_exception(made, data):
+    y = made.run()
+    out = data.draw(st.sampled_from([*wrong_arrays(y)]))
+    try:
+        assert_same_bits(made.run(out=out), y)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+    else:  # such as none
+        message = f"{made.op}: out"
+    assert made.op in message
+    assert "out" in message

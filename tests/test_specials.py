@@ -1,0 +1,77 @@
+"""NaN and Inf at every position of small images and weights: they reach what the oracle says.
+
+All data are integers, so every result that is a number is compared exactly.
+"""
+
+from dataclasses import replace
+from itertools import cycle, product
+
+import numpy as np
+import pooling
+import pytest
+from cases import EXAMPLES, ISAS, example, images_nchw, nchw, using
+
+SPECIALS = [np.nan, np.inf, -np.inf]
+
+
+def check_both_layouts(made, twin):
+    """Compare with one oracle on every ISA."""
+    want = made.want().astype(np.float32)
+    for isa in ISAS:
+        with using(isa):
+            np.testing.assert_array_equal(made.run(), want)
+            np.testing.assert_array_equal(twin.run(), images_nchw(want) if want.ndim == 4 else want)
+
+
+def one_spot_per_image(image, special):
+    """Repeat an image as often as it has elements, plus once; each but the last has one special."""
+    batch = np.repeat(image[None], image.size + 1, axis=0)
+    every = np.arange(image.size)
+    batch.reshape(len(batch), -1)[every, every] = special
+    return batch
+
+
+@pytest.mark.parametrize("special", SPECIALS, ids=str)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pixels(name, special):
+    made = example(name, data="integers")
+    made = replace(made, x=one_spot_per_image(made.x[0], special))
+    check_both_layouts(made, nchw(made))
+
+
+@pytest.mark.parametrize("special", SPECIALS, ids=str)
+@pytest.mark.parametrize("name", pooling.EXAMPLES)
+def test_pixels_of_pooling(name, special):
+    made = pooling.example(name, data="integers")
+    made = made.on(one_spot_per_image(made.x[0], special))
+    check_both_layouts(made, pooling.nchw(made))
+
+
+def with_weights(made, index, w):
+    weights = list(made.weights)
+    weights[index] = w.reshape(weights[index].shape)
+    return replace(made, weights=tuple(weights))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_weights(name):
+    """The same weight of every other filter; the filters between them stay as they are."""
+    made = example(name, data="integers")
+    last = made.weights[-1]
+    depthwise = made.op == "depthwise_conv2d"
+    filters = last.reshape(-1, last[0, 0].size if depthwise else last.shape[-1])
+    for (spot, first), special in zip(product(range(len(filters)), (0, 1)), cycle(SPECIALS)):
+        w = filters.copy()
+        w[spot, first::2] = special
+        odd = with_weights(made, -1, w)
+        check_both_layouts(odd, nchw(odd))
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("separable")])
+def test_weights_before_a_pointwise(name):
+    made = example(name, data="integers")
+    for spot, special in zip(range(made.weights[0].size), cycle(SPECIALS)):
+        dw = made.weights[0].copy()
+        dw.reshape(-1)[spot] = special
+        odd = with_weights(made, 0, dw)
+        check_both_layouts(odd, nchw(odd))
