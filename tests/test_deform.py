@@ -20,6 +20,7 @@ import convkern as ck
 
 pytestmark = pytest.mark.usefixtures("isa")
 
+
 def check_both(made):
     """Check an NHWC call; its NCHW twin gives the same bits."""
     got = made.run()
@@ -275,6 +276,7 @@ def test_denormals_are_zero():
 
 
 # ------------------------------------------------------------------------------- arrays and memory
+
 
 @pytest.fixture(params=EXAMPLES)
 def example(request):
