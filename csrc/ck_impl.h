@@ -295,6 +295,7 @@ bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element);
  * ck_check_run also finds the output's size. */
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv);
 ck_status ck_check_run(struct ck_run *run);
+bool ck_has_arrays(const struct ck_run *run); /* or an empty batch */
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace);
 void ck_sepconv_run(const struct ck_run *run, void *workspace);
