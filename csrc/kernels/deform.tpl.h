@@ -198,7 +198,7 @@ static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d
   const int64_t step = picked ? 1 : d->pixel_step, row = d->width * step;
   const real *zeros = picked ? NULL : d->zeros;
   const real *from = picked ? d->planes : d->x;
-  const int64_t low = (y - (picked ? 0 : d->row_begin)) * row + x * step;
+  const int64_t low = inside ? (y - (picked ? 0 : d->row_begin)) * row + x * step : 0;
   for (int k = 0; k < 4; ++k) {
     plan->weight[k][i] = inside ? weight[k] : nothing;
     at[k] = exists[k] ? from + low + (k / 2) * row + (k % 2) * step : zeros;
