@@ -599,7 +599,8 @@ def _stand_in(op: str, name: str, shape: Any, dtype: Any) -> np.ndarray:
 
 
 def _dtype(op: str, dtype: Any) -> np.dtype:
-    if (kind := np.dtype(dtype)) not in DTYPES:
+    kind: np.dtype = np.dtype(dtype)
+    if kind not in DTYPES:
         raise TypeError(f"{op}: dtype must be float32 or float64, not {kind}")
     return kind
 
