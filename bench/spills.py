@@ -1,10 +1,11 @@
 """Count vector registers that the hot loops keep on the stack: `python bench/spills.py _core.so`.
 
-A hot loop is an innermost loop with multiplications of a GEMM, or of a depthwise kernel's whole
-vectors. Reads objdump's disassembly of a library or an object file, of x86-64 or, where a cross
-objdump is installed, of AArch64; exits with 1 where a GEMM loop touches the stack with a vector
-register. The depthwise kernels of sse2 and scalar spill in their masked tails by construction (a
-partial vector goes through memory), so theirs are listed, not judged.
+A hot loop is an innermost loop with multiplications: of a GEMM, of a deformable convolution's
+samples, or of a depthwise kernel's whole vectors. Reads objdump's disassembly of a library or an
+object file, of x86-64 or, where a cross objdump is installed, of AArch64; exits with 1 where such a
+loop touches the stack with a vector register. The depthwise kernels of sse2 and scalar spill in
+their masked tails by construction (a partial vector goes through memory), so theirs are listed, not
+judged.
 """
 
 from __future__ import annotations

@@ -71,7 +71,14 @@ class DeformOperation(Operation):
         channels = (groups * self.in_channels, self.out_channels, groups, 1)
         window = self.window.flat()
         return _core.Op(
-            self.name, self.kind, isa, self.layouts.image, window, channels, self.w, self.bias,
+            self.name,
+            self.kind,
+            isa,
+            self.layouts.image,
+            window,
+            channels,
+            self.w,
+            self.bias,
             self.activation,
         )
 
@@ -79,7 +86,7 @@ class DeformOperation(Operation):
         """The input and the output, or ValueError where x does not fit."""
         image = ImageShape.of(self.name, x_shape, self.layouts.image)
         groups, rest = divmod(image.channels, self.in_channels)
-        if rest or self.out_channels % max(groups, 1):
+        if rest or self.out_channels % groups:
             raise ValueError(
                 f"{self.name}: x has shape {tuple(x_shape)} ({self.layouts.image}), "
                 f"{image.channels} channels, and w has shape {self.w_shape} "
@@ -101,7 +108,7 @@ class DeformOperation(Operation):
         offset = ImageShape.of(self.name, offset_shape, layout, "offset")
         groups, rest = divmod(offset.channels, 2 * self.taps)
         given = f"{self.name}: offset has shape {tuple(offset_shape)} ({layout})"
-        if rest or groups == 0 or image.channels % groups:
+        if rest or image.channels % groups:
             raise ValueError(
                 f"{given}, {offset.channels} channels: a kernel of {self.window.kernel[0]}x"
                 f"{self.window.kernel[1]} takes {2 * self.taps} for each offset group, whose "
@@ -118,8 +125,9 @@ class DeformOperation(Operation):
     def fit(self, x_shape: Any, offset_shape: Any, mask_shape: Any) -> int:
         """The offset groups of a call; the last one's are kept, for calls that repeat it."""
         shapes = (x_shape, offset_shape, mask_shape)
-        if self._last_fit is not None and self._last_fit[0] == shapes:
-            return self._last_fit[1]
+        last = self._last_fit  # read once: other threads write it
+        if last is not None and last[0] == shapes:
+            return last[1]
         groups = self.offset_groups(x_shape, offset_shape)
         expected = self._like(self.shapes(x_shape)[1], self.taps * groups)
         if mask_shape is not None and mask_shape != expected:

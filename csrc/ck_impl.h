@@ -302,6 +302,7 @@ bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element);
  * ck_check_run also finds the output's size. */
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv);
 ck_status ck_check_run(struct ck_run *run);
+bool ck_has_arrays(const struct ck_run *run); /* or an empty batch */
 
 /* What a run needs, and the run, of any operation in any layout. */
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes);

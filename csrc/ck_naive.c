@@ -27,6 +27,7 @@ static ck_status run_naive(enum ck_op_kind kind, const ck_conv *conv, const ck_i
   struct ck_run run = {.op = &op, .image = *image, .x = x, .y = y};
   ck_status status = ck_check_conv(kind, conv);
   if (status == CK_OK) status = ck_check_run(&run);
+  if (status == CK_OK && !ck_has_arrays(&run)) status = CK_E_NULL;
   if (status != CK_OK || image->batch == 0) return status;
   const uint64_t saved = ck_fp_enter();
   if (conv->dtype == CK_F32)

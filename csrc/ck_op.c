@@ -80,7 +80,7 @@ static ck_status check_deform(const struct ck_run *run) {
       !ck_mul(channels, deform->groups, &channels) || !ck_mul(channels, 2, &channels) ||
       !ck_array_fits(run->image.batch, run->out_h, run->out_w, channels, element))
     return CK_E_OVERFLOW;
-  return run->image.batch > 0 && !deform->offset ? CK_E_NULL : CK_OK;
+  return CK_OK;
 }
 
 ck_status ck_check_run(struct ck_run *run) {
@@ -103,8 +103,11 @@ ck_status ck_check_run(struct ck_run *run) {
   if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
       !ck_array_fits(i->batch, run->out_h, run->out_w, ck_out_channels(run->op), element))
     return CK_E_OVERFLOW;
-  if (i->batch > 0 && (!run->x || !run->y)) return CK_E_NULL;
   return check_deform(run);
+}
+
+bool ck_has_arrays(const struct ck_run *run) {
+  return run->image.batch == 0 || (run->x && run->y && (!run->deform || run->deform->offset));
 }
 
 static void limit(ck_activation *a) { /* what is not a clamp does not clamp */
@@ -320,9 +323,8 @@ ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const
                                    size_t *bytes) {
   if (!op || !image || !bytes) return CK_E_NULL;
   struct ck_run run = {.op = op, .image = *image, .deform = deform};
-  run.image.batch = 0; /* there are no arrays yet */
+  if (image->batch == 0) run.image.batch = 1; /* products of 0 would hide an overflow */
   const ck_status status = ck_check_run(&run);
-  run.image.batch = image->batch;
   return status == CK_OK ? ck_run_workspace(&run, bytes) : status;
 }
 
@@ -338,8 +340,10 @@ ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform 
       .op = op, .image = *image, .x = x, .residual = residual, .y = y, .deform = deform};
   size_t needed;
   ck_status status = ck_check_run(&run);
-  if (status == CK_OK) status = ck_run_workspace(&run, &needed);
+  if (status == CK_OK && !ck_has_arrays(&run)) status = CK_E_NULL;
   if (status != CK_OK || image->batch == 0) return status;
+  status = ck_run_workspace(&run, &needed);
+  if (status != CK_OK) return status;
   if (!workspace || workspace_bytes < needed) return CK_E_WORKSPACE;
   const uint64_t saved = ck_fp_enter();
   ck_run_op(&run, workspace);

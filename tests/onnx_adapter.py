@@ -30,6 +30,8 @@ def run_node(node, inputs):
         raise NotOffered(node.op_type)
     if len(node.output) > 1:
         raise NotOffered("a second output")
+    given = iter(inputs)
+    inputs = [next(given) if name else None for name in node.input]  # unnamed: left out
     x = inputs[0]
     if x.dtype not in (np.float32, np.float64):
         raise NotOffered(f"images of {x.dtype}")
@@ -59,6 +61,15 @@ def conv(inputs, attributes):
     return ck.conv2d(x, w, *bias, groups=groups, **options_of(attributes))
 
 
+def deform_conv(inputs, attributes):
+    x, w, offset, bias, mask = [*inputs, None, None][:5]
+    assert list(w.shape[2:]) == list(attributes.get("kernel_shape", w.shape[2:]))
+    groups, taps = attributes.get("offset_group", 1), w.shape[2] * w.shape[3]
+    assert offset.shape[1] == 2 * groups * taps  # convkern sees what ONNX says twice
+    assert x.shape[1] == attributes.get("group", 1) * w.shape[1]
+    return ck.deform_conv2d(x, offset, w, bias, mask=mask, **options_of(attributes))
+
+
 def max_pool(inputs, attributes):
     return ck.max_pool2d(*inputs, attributes["kernel_shape"], **_pooling_options(attributes))
 
@@ -73,11 +84,17 @@ def global_average_pool(inputs, attributes):
     return ck.global_avg_pool2d(*inputs, **LAYOUT)
 
 
+def global_max_pool(inputs, attributes):
+    return ck.max_pool2d(*inputs, inputs[0].shape[2:], **LAYOUT)
+
+
 RUN = {
     "Conv": conv,
+    "DeformConv": deform_conv,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
 }
 
 

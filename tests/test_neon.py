@@ -9,6 +9,7 @@ import functools
 from dataclasses import replace
 from itertools import product
 
+import deforming
 import numpy as np
 import pooling
 import pytest
@@ -25,6 +26,7 @@ from cases import (
     call,
     check,
     example,
+    images_nchw,
     nchw,
 )
 from hypothesis import given, settings
@@ -294,6 +296,115 @@ def test_special_pixels_of_pooling(program, special):
         if made.op == "max_pool2d":
             calls.append(made.on(np.full_like(made.x, special)))
     check_pooling(program, calls)
+
+
+def check_deform(program, calls):
+    """The same of deformable convolutions, whose bits are the same in both layouts."""
+    calls = list(calls)
+    results = iter(program.run([each for made in calls for each in (made, deforming.nchw(made))]))
+    for made, y, twin in zip(calls, results, results, strict=True):
+        y = y.reshape(*made.weights[0].shape[:-1], -1)  # an offset for each pixel of y
+        check(made, y)
+        assert_same_bits(twin, images_nchw(y).ravel())
+
+
+def test_deform(program, data):
+    deform = deforming.deform
+    channels = product(CHANNELS, (True, False))
+    check_deform(program, (deform((1, 3, 4, n), mask=m, padding=1, data=data) for n, m in channels))
+    sizes = product((1, 2, 6), (1, 2, 9), (0.0, 0.4, 9.0))
+    check_deform(
+        program, (deform((2, h, w, 5), padding=1, spread=s, data=data) for h, w, s in sizes)
+    )
+    groups = ((2, 1), (1, 3), (3, 2), (6, 6))
+    check_deform(
+        program,
+        (
+            deform((1, 4, 5, 6 * n), groups=g, offset_groups=o, outputs=6, data=data)
+            for (g, o), n in product(groups, (1, 3))
+        ),
+    )
+    check_deform(program, (deforming.example(name, data=data) for name in deforming.EXAMPLES))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (5, 4)], ids=str)
+def test_deform_window(program, kernel, data):
+    windows = product((1, 2, (3, 1)), (1, (2, 1)), ("same", 4, ((0, 3), (2, 1))))
+    check_deform(
+        program,
+        (
+            deforming.deform(
+                (1, 7, 9, 3), kernel=kernel, stride=s, dilation=d, padding=p, data=data
+            )
+            for s, d, p in windows
+        ),
+    )
+
+
+def test_activation_of_deform(program):
+    check_deform(
+        program,
+        (
+            deforming.example(name, activation=activation, bias=not extra, residual=extra)
+            for name, activation, extra in product(deforming.EXAMPLES, ACTIVATIONS, (True, False))
+        ),
+    )
+
+
+def test_deform_in_blocks(program, data):
+    """More terms than a range of the GEMM holds, more pixels than a block, a band that slides."""
+    check_deform(
+        program,
+        [
+            deforming.deform((1, 3, 4, 611), outputs=3, padding=1, residual=True, data=data),
+            deforming.deform((1, 200, 3, 131), outputs=3, stride=(7, 1), spread=9, data=data),
+        ],
+    )
+
+
+@pytest.mark.parametrize("special", [np.nan, *deforming.FAR], ids=str)
+def test_special_offset(program, special):
+    rng, calls = np.random.default_rng(0), []
+    for name, share in product(deforming.EXAMPLES, (0.02, 1)):
+        made = deforming.example(name)
+        offset = made.weights[0]
+        moved = np.where(rng.random(offset.shape) < share, np.float32(special), offset)
+        calls.append(deforming.with_offsets(made, moved))
+    check_deform(program, calls)
+
+
+@pytest.mark.parametrize("special", [*SPECIALS, 1e-40], ids=str)
+def test_special_pixel_and_mask_of_deform(program, special):
+    calls = []
+    for name, spread in product(deforming.EXAMPLES, (0.0, 1.5)):
+        made = deforming.example(name, spread=spread)
+        x = made.x.copy()
+        x[0, 1, 2] = x[-1, -1, -1, -1] = special
+        calls.append(replace(made, x=x))
+        if "mask" in made.options:
+            mask = made.options["mask"].copy()
+            mask[0, 1, 0, ::5] = special
+            calls.append(made.with_(mask=mask))
+    check_deform(program, calls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"offset_groups": 0}, vectors.E_SHAPE),
+        ({"offset_groups": -1}, vectors.E_SHAPE),
+        ({"offset_groups": 4}, vectors.E_SHAPE),
+        ({"channels": (38, 7, 3, 0)}, vectors.E_SHAPE),
+        ({"image": (2, 5, 6, 37, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"image": (2, 5, 6, 38, 2**62, 2**62, 1, 1)}, vectors.E_OVERFLOW),
+        ({"image": (2, 5, 6, 38, 2**29, 2**29, 2**29, 2**29)}, vectors.E_OVERFLOW),
+        ({"window": (3, 3, 0, 1, 1, 1)}, vectors.E_SHAPE),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_a_deformable(program, changes, status):
+    changed = vectors.encode(deforming.example("offset_groups"), **changes)
+    assert [status for status, _ in program.answers([changed])] == [status]
 
 
 @settings(SETTINGS, max_examples=60)

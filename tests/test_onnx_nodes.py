@@ -11,7 +11,14 @@ onnx = pytest.importorskip("onnx")
 
 import onnx_adapter  # noqa: E402
 
-MODULES = ("conv", "maxpool", "averagepool", "globalaveragepool")
+MODULES = (
+    "conv",
+    "deformconv",
+    "maxpool",
+    "averagepool",
+    "globalaveragepool",
+    "globalmaxpool",
+)
 EXPORTED = ("pytorch-converted", "pytorch-operator")
 NOT_OFFERED = {
     "test_maxpool_2d_uint8",
@@ -75,5 +82,6 @@ def test_node(isa, case):
 def test_there_are_cases():
     """As many as there were when this was written: an empty list would pass."""
     counts = {op: sum(node.op_type == op for _, node, _, _ in CASES) for op in onnx_adapter.RUN}
-    for op, least in (("Conv", 30), ("MaxPool", 24), ("AveragePool", 24), ("GlobalAveragePool", 2)):
-        assert counts[op] >= least
+    least = {"Conv": 30, "DeformConv": 4, "MaxPool": 24, "AveragePool": 24}
+    least |= {"GlobalAveragePool": 2, "GlobalMaxPool": 2}
+    assert all(counts[op] >= least[op] for op in onnx_adapter.RUN), counts

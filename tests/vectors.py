@@ -28,17 +28,24 @@ HEADER = np.dtype(
         ("channels", "i8", 4),
         ("image", "i8", 8),
         ("pool", "i8", 2),
+        ("offset_groups", "i8"),
         ("dw_activation", "i8"),
         ("activation", "i8"),
         ("dw_clamp", "f8", 2),
         ("clamp", "f8", 2),
         ("w_stride", "i8", 4),
         ("dw_stride", "i8", 4),
-        ("count", "i8", 6),
+        ("count", "i8", 8),
     ]
 )
 LAYOUTS = ("NHWC", "NCHW")
-KINDS = {"conv2d": 0, "pointwise_conv2d": 0, "depthwise_conv2d": 1, "separable_conv2d": 2}
+KINDS = {
+    "conv2d": 0,
+    "pointwise_conv2d": 0,
+    "depthwise_conv2d": 1,
+    "separable_conv2d": 2,
+    "deform_conv2d": 5,
+}
 POOLING_KINDS = {"max_pool2d": 3, "avg_pool2d": 4, "global_avg_pool2d": 4}
 ACTIVATION_KINDS = ("clamp", "hardswish", "hardsigmoid", "sigmoid", "silu")
 CLAMPS = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
@@ -115,8 +122,8 @@ def encode(made, **changes):
     """Write a call down: a header, with any changes, and its arrays."""
     header = np.zeros((), HEADER)
     header["dtype"] = made.x.dtype == np.float64
-    write = _write_pooling if made.op in POOLING_KINDS else _write_convolution
-    arrays = write(header, made)
+    writers = {"deform_conv2d": _write_deform, **dict.fromkeys(POOLING_KINDS, _write_pooling)}
+    arrays = writers.get(made.op, _write_convolution)(header, made)
     header["count"][: len(arrays)] = [0 if a is None else a.size for a in arrays]
     for field, value in changes.items():
         header[field] = value
@@ -144,6 +151,16 @@ def _write_convolution(header, made):
     header["w_stride"] = np.array(w.strides) // w.itemsize
     header["dw_stride"] = np.array(dw[0].strides) // w.itemsize if dw else 0
     return [x, options.get("residual"), w, bias, *(dw or [None]), *(dw_bias or [None])]
+
+
+def _write_deform(header, made):
+    """Write into a header; a convolution whose groups the image says, and two more arrays."""
+    (offset, given), layout = made.weights, made.options.get("layout", "NHWC")
+    kh, kw, share, _ = _hwio(made, 1).shape
+    groups = _sizes(made.x, layout)[3] // share
+    arrays = _write_convolution(header, replace(made, weights=(given,)).with_(groups=groups))
+    header["offset_groups"] = _sizes(offset, layout)[3] // (2 * kh * kw)
+    return [*arrays, offset, made.options.get("mask")]
 
 
 def _write_pooling(header, made):

@@ -10,7 +10,6 @@ typedef uint32_t real_bits;
 #define CK_REAL_NAME f32
 #define CK_MANTISSA_BITS 23
 #define CK_EXPONENT_BIAS 127
-#define CK_FABS __builtin_fabsf
 #else
 typedef double real;
 typedef uint64_t real_bits;
@@ -18,7 +17,6 @@ typedef uint64_t real_bits;
 #define CK_REAL_NAME f64
 #define CK_MANTISSA_BITS 52
 #define CK_EXPONENT_BIAS 1023
-#define CK_FABS __builtin_fabs
 #endif
 
 /* Adding this to a small integral number leaves the integer in the low bits of the mantissa. */

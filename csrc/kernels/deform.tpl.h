@@ -169,7 +169,8 @@ static __attribute__((noinline)) void deform_store_picked(const struct ck_deform
 /* The slow way to a coordinate: false unless it lies strictly between -1 and size. Beyond 2^61
  * pixels there is no image. */
 CK_INLINE bool deform_move(int64_t tap, real offset, int64_t size, int64_t *low, real *beyond) {
-  if (!(CK_FABS(offset) < (real)((int64_t)1 << 61))) return false;
+  const real most = (real)((int64_t)1 << 61);
+  if (!(-most < offset && offset < most)) return false; /* NaN too */
   int64_t floor = (int64_t)offset;
   floor -= (real)floor > offset;
   *beyond = offset - (real)floor;
@@ -198,7 +199,7 @@ static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d
   const int64_t step = picked ? 1 : d->pixel_step, row = d->width * step;
   const real *zeros = picked ? NULL : d->zeros;
   const real *from = picked ? d->planes : d->x;
-  const int64_t low = (y - (picked ? 0 : d->row_begin)) * row + x * step;
+  const int64_t low = inside ? (y - (picked ? 0 : d->row_begin)) * row + x * step : 0;
   for (int k = 0; k < 4; ++k) {
     plan->weight[k][i] = inside ? weight[k] : nothing;
     at[k] = exists[k] ? from + low + (k / 2) * row + (k % 2) * step : zeros;

@@ -21,8 +21,8 @@
 
 #include "convkern.h"
 
-enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL };
-enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, ARRAYS };
+enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL, DEFORM };
+enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, OFFSET, MASK, ARRAYS };
 enum side { BEFORE, AFTER, SIDES };
 
 /* What a case begins with; its arrays follow. HEADER in tests/vectors.py is the same. */
@@ -32,6 +32,7 @@ struct header {
   int64_t channels[4]; /* in, out, groups, multiplier */
   int64_t image[8];    /* as ck_image */
   int64_t pool[2];     /* ceil_mode, count_include_pad */
+  int64_t offset_groups;
   int64_t dw_activation, activation;
   double dw_clamp[2], clamp[2];
   int64_t w_stride[4], dw_stride[4];
@@ -158,20 +159,34 @@ static ck_status create(const struct vector_case *c, void *const *array, ck_op *
     case CONV2D: return ck_conv2d_create(&c->conv, &w, array[BIAS], op);
     case DEPTHWISE: return ck_dwconv_create(&c->conv, &w, array[BIAS], op);
     case SEPARABLE: return ck_sepconv_create(&c->conv, &dw, array[DW_BIAS], &w, array[BIAS], op);
+    case DEFORM: return ck_deform_create(&c->conv, &w, array[BIAS], op);
     default: *op = NULL; return CK_OK; /* there is nothing to create */
   }
 }
 
-static bool is_pool(const struct vector_case *c) { return c->header.kind >= MAX_POOL; }
+static bool is_pool(const struct vector_case *c) {
+  return c->header.kind == MAX_POOL || c->header.kind == AVG_POOL;
+}
+
+static bool is_deform(const struct vector_case *c) { return c->header.kind == DEFORM; }
+
+static ck_deform deform_of(const struct vector_case *c, void *const *array) {
+  return (ck_deform){array[OFFSET], array[MASK], c->header.offset_groups};
+}
 
 static ck_status workspace_size(const struct vector_case *c, const ck_op *op, size_t *bytes) {
+  const ck_deform deform = {.groups = c->header.offset_groups};
   if (is_pool(c)) return ck_pool_workspace_size(&c->pool, &c->image, bytes);
+  if (is_deform(c)) return ck_deform_workspace_size(op, &c->image, &deform, bytes);
   return ck_op_workspace_size(op, &c->image, bytes);
 }
 
 static ck_status call(const struct vector_case *c, const ck_op *op, void *const *array, void *y,
                       void *workspace, size_t bytes) {
+  const ck_deform deform = deform_of(c, array);
   if (is_pool(c)) return ck_pool_run(&c->pool, &c->image, array[X], y, workspace, bytes);
+  if (is_deform(c))
+    return ck_deform_run(op, &c->image, &deform, array[X], array[RESIDUAL], y, workspace, bytes);
   return ck_op_run(op, &c->image, array[X], array[RESIDUAL], y, workspace, bytes);
 }
 
@@ -206,6 +221,21 @@ static void check_odd_environment(void) {
   if (flushes) fail("the caller's denormals are flushed now");
 }
 
+/* Offsets go with deformable convolutions and with no others. */
+static void check_offsets(const struct vector_case *c, const ck_op *op, void *const *array, void *y,
+                          void *workspace, size_t bytes) {
+  const ck_deform deform = deform_of(c, array), none = {.groups = deform.groups};
+  const ck_status wrong = c->image.batch ? CK_E_NULL : CK_OK;
+  if (is_pool(c)) return;
+  if (!is_deform(c)) {
+    if (ck_deform_run(op, &c->image, &deform, array[X], NULL, y, workspace, bytes) != CK_E_SHAPE)
+      fail("took offsets that it has no use for");
+  } else if (ck_op_run(op, &c->image, array[X], NULL, y, workspace, bytes) != CK_E_NULL ||
+             ck_deform_run(op, &c->image, &none, array[X], NULL, y, workspace, bytes) != wrong) {
+    fail("did without offsets");
+  }
+}
+
 static ck_status run_op(const struct vector_case *c, const ck_op *op, void *const *array,
                         enum side unmapped, void *y, size_t y_bytes) {
   size_t bytes;
@@ -215,6 +245,7 @@ static ck_status run_op(const struct vector_case *c, const ck_op *op, void *cons
   if (bytes && call(c, op, array, out.data, workspace.data, bytes - 1) !=
                    (c->image.batch ? CK_E_WORKSPACE : CK_OK))
     fail("a workspace that is too small was taken");
+  check_offsets(c, op, array, out.data, workspace.data, bytes);
   set_odd_environment();
   status = call(c, op, array, out.data, workspace.data, bytes);
   check_odd_environment();
@@ -223,6 +254,8 @@ static ck_status run_op(const struct vector_case *c, const ck_op *op, void *cons
   guarded_free(&out);
   return status;
 }
+
+static bool is_packed(int array) { return array >= W && array <= DW_BIAS; }
 
 /* The case with its arrays against unmapped pages. The weights go before the run, because they are
  * packed. */
@@ -236,10 +269,11 @@ static ck_status run_guarded(const struct vector_case *c, enum side unmapped, vo
     array[a] = c->header.count[a] ? copy[a].data : NULL;
   }
   ck_status status = create(c, array, &op);
-  for (int a = W; a < ARRAYS; ++a) guarded_free(&copy[a]);
+  for (int a = 0; a < ARRAYS; ++a)
+    if (is_packed(a)) guarded_free(&copy[a]);
   if (status == CK_OK) status = run_op(c, op, array, unmapped, y, y_bytes);
-  guarded_free(&copy[X]);
-  guarded_free(&copy[RESIDUAL]);
+  for (int a = 0; a < ARRAYS; ++a)
+    if (!is_packed(a)) guarded_free(&copy[a]);
   ck_op_destroy(op);
   return status;
 }
@@ -274,11 +308,14 @@ static ck_isa isa_of(const char *name) {
 
 /* A failed creation leaves no operation, whatever was there before. */
 static void check_nulls(void) {
-  ck_op *a = (void *)&a, *b = a, *c = a;
+  ck_op *a = (void *)&a, *b = a, *c = a, *d = a;
   if (ck_conv2d_create(NULL, NULL, NULL, &a) != CK_E_NULL || a ||
       ck_dwconv_create(NULL, NULL, NULL, &b) != CK_E_NULL || b ||
-      ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c)
+      ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c ||
+      ck_deform_create(NULL, NULL, NULL, &d) != CK_E_NULL || d)
     fail("made an operation of nothing");
+  if (ck_deform_run(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL)
+    fail("deformed nothing");
   if (ck_pool_run(NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL) fail("pooled nothing");
 }
 
