@@ -9,6 +9,9 @@
  * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
  * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
  * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
+ *
+ * A spatially separable one has a step in between: its column kernel makes one row of the staged
+ * ones, and its row kernel reads that.
  */
 #include <math.h>
 
@@ -24,8 +27,9 @@ typedef void dw3x3_kernel(const struct ck_dw_args *);
 static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
-  if (run->group_in != 1 || run->group_out != 1 || w->kernel_h != 3 || w->kernel_w != 3 ||
-      w->dilation_h != 1 || w->dilation_w != 1 || w->stride_h != w->stride_w)
+  if (run->op->kind == CK_OP_SPATIAL || run->group_in != 1 || run->group_out != 1 ||
+      w->kernel_h != 3 || w->kernel_w != 3 || w->dilation_h != 1 || w->dilation_w != 1 ||
+      w->stride_h != w->stride_w)
     return NULL;
   return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
@@ -100,7 +104,8 @@ static struct walk walk_of(const ck_window *w) {
   return walk;
 }
 
-/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, and one of padding. */
+/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, one of padding, and one
+ * that a column kernel makes. */
 struct ring {
   int64_t slots, columns;
 };
@@ -131,12 +136,14 @@ ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *by
   int64_t rows, tables;
   const ck_status status = ring_of(run, block_cols, &ring);
   if (status != CK_OK) return status;
-  const int64_t group_in = run->group_in;
-  if (!ck_mul(ring.slots, group_in, &ring.slots) || !ck_mul(ring.slots + 1, ring.columns, &rows) ||
+  const int64_t group_in = run->group_in, made = run->op->kind == CK_OP_SPATIAL;
+  if (!ck_mul(ring.slots, group_in, &ring.slots) ||
+      !ck_mul(ring.slots + 1 + made, ring.columns, &rows) ||
       !ck_mul(rows, (int64_t)k->lanes * k->element, &rows) ||
       !ck_mul(run->op->conv.window.kernel_h, group_in, &tables) ||
-      !ck_add(ring.slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
-      !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
+      !ck_add(ring.slots, tables, &tables) || !ck_add(made * ring.columns, tables, &tables) ||
+      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
+      !ck_add(rows, 4 * CK_ALIGN, &rows))
     return CK_E_OVERFLOW;
   *bytes = (size_t)rows;
   return CK_OK;
@@ -147,7 +154,7 @@ struct stage {
   const struct ck_run *run;
   const struct ck_block *block;
   struct ring ring;
-  char *data;     /* the slots, then the row of padding */
+  char *data;     /* the slots, the row of padding, the row of a column kernel */
   int64_t *holds; /* which input row each slot holds, or -1 */
   int64_t slot_bytes;
   int64_t channel, lanes;
@@ -184,24 +191,54 @@ static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
   return to;
 }
 
+/* Spatially separable: the column kernels over whole staged rows, padding included. Where they go,
+ * and where in there each column goes, lies behind the row of padding. */
+static struct ck_dw_row_args column_args(const struct stage *s, const void *const *rows) {
+  const struct ck_op *op = s->run->op;
+  const int64_t lanes = op->kernels->lanes;
+  char *line = s->data + (s->ring.slots + 1) * s->slot_bytes;
+  int64_t *offset = ck_align(line + s->slot_bytes);
+  for (int64_t x = 0; x < s->ring.columns; ++x) offset[x] = x * lanes;
+  return (struct ck_dw_row_args){
+      .rows = rows,
+      .bias = op->column.bias,
+      .out = line,
+      .offset = offset,
+      .lanes = lanes,
+      .kernel_h = op->conv.window.kernel_h,
+      .kernel_w = 1,
+      .out_w = s->ring.columns,
+      .tap_step = lanes,
+      .out_step = lanes,
+      .phases = 1,
+      .group_step = lanes,
+      .low = -INFINITY,
+      .high = INFINITY,
+  };
+}
+
 static void block_staged(const struct ck_run *run, const struct ck_block *block,
                          const struct ck_dw_target *target, void *scratch) {
   const struct ck_op *op = run->op;
   const struct ck_kernels *k = op->kernels;
   const ck_window *w = &op->conv.window;
   const struct walk walk = walk_of(w);
+  const bool separable = op->kind == CK_OP_SPATIAL;
   struct stage s = {.run = run, .block = block};
   ring_of(run, block->cols, &s.ring);
   s.slot_bytes = s.ring.columns * k->lanes * k->element;
-  const int64_t slots = s.ring.slots * run->group_in;
+  const int64_t slots = s.ring.slots * run->group_in, staged_rows = w->kernel_h * run->group_in;
   s.holds = ck_align(scratch);
   const void **rows = ck_align(s.holds + slots);
-  s.data = ck_align(rows + w->kernel_h * run->group_in);
+  s.data = ck_align(rows + staged_rows);
   memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
 
+  struct ck_dw_row_args column = {0};
+  if (separable) column = column_args(&s, rows);
+  const void *const line = column.out;
   struct ck_dw_row_args args = {
-      .rows = rows,
-      .kernel_h = w->kernel_h * run->group_in,
+      .rows = separable ? &line : rows,
+      .kernel_h = separable ? 1 : staged_rows,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
       .tap_step = walk.dilation * k->lanes,
@@ -215,16 +252,20 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
   for (int64_t c = target->channel_begin; c < target->channel_end; c += k->lanes) {
     s.channel = c;
     s.lanes = args.lanes = ck_min(k->lanes, target->channel_end - c);
-    args.weights = ck_at(op->dw.data, c * taps, k->element);
-    args.bias = ck_at(op->dw.bias, c, k->element);
+    args.weights = ck_at(op->dw.data, c % op->dw.channels * taps, k->element);
+    args.bias = ck_at(op->dw.bias, c % op->dw.channels, k->element);
+    if (separable)
+      column.weights =
+          ck_at(op->column.data, c % op->column.channels * column.kernel_h, k->element);
     args.out = ck_at_mut(target->out, (c - target->channel_begin) / k->lanes * target->out_step,
                          k->element);
     for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
     for (int64_t r = 0; r < block->rows; ++r) {
       args.offset = target->offset + r * block->cols;
       const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-      for (int64_t i = 0; i < args.kernel_h; ++i)
+      for (int64_t i = 0; i < staged_rows; ++i)
         rows[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
+      if (separable) k->dwconvKxK(&column);
       k->dwconvKxK(&args);
     }
   }
@@ -273,7 +314,7 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_blocking blocking = blocking_of(run);
-  const int64_t channels = op->dw.channels;
+  const int64_t channels = run->out_channels;
   int64_t *offset = ck_align(workspace);
   void *scratch = offset + blocking.rows * blocking.cols;
   for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * channels;

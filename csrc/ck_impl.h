@@ -213,7 +213,7 @@ struct ck_gemm_weights {
 };
 
 struct ck_dw_weights {
-  int64_t channels; /* of the output */
+  int64_t channels; /* of the output; o and o + channels have the same weights */
   void *data;       /* [channels / L][kernel_h][group_in][kernel_w][L] */
   void *bias;
 };
@@ -237,13 +237,14 @@ void ck_free(void *p);
  */
 
 /* Grouped: a conv2d in NHWC whose groups are narrower than a vector. */
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE };
+enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_SPATIAL };
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
-  struct ck_dw_weights dw;      /* depthwise, separable, grouped */
+  struct ck_dw_weights dw;      /* depthwise, separable, grouped; spatial: the row */
+  struct ck_dw_weights column;  /* spatial: kernel_h x 1, the step before dw */
   struct ck_gemm_weights *gemm; /* conv2d: one per group; separable: one */
   int64_t gemms;
   bool rows_first; /* conv2d in NCHW: terms run over (ky, channel, kx), as those of grouped do */
@@ -255,6 +256,7 @@ struct ck_run {
   ck_image image;
   int64_t out_h, out_w;
   int64_t group_in, group_out; /* channels of a group; a depthwise has 1 and the multiplier */
+  int64_t out_channels;
   const void *x, *residual;
   void *y;
 };
