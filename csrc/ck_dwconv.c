@@ -9,9 +9,6 @@
  * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
  * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
  * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
- *
- * A spatially separable one has a step in between: its column kernel makes one row of the staged
- * ones, and its row kernel reads that.
  */
 #include <math.h>
 
@@ -27,9 +24,8 @@ typedef void dw3x3_kernel(const struct ck_dw_args *);
 static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
-  if (run->op->kind == CK_OP_SPATIAL || run->group_in != 1 || run->group_out != 1 ||
-      w->kernel_h != 3 || w->kernel_w != 3 || w->dilation_h != 1 || w->dilation_w != 1 ||
-      w->stride_h != w->stride_w)
+  if (run->group_in != 1 || run->group_out != 1 || w->kernel_h != 3 || w->kernel_w != 3 ||
+      w->dilation_h != 1 || w->dilation_w != 1 || w->stride_h != w->stride_w)
     return NULL;
   return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
@@ -90,32 +86,24 @@ int64_t ck_gcd(int64_t a, int64_t b) {
   return a;
 }
 
-/* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
-struct walk {
-  int64_t dilation; /* 1 where there is only one tap */
-  int64_t phases, group_columns;
-};
-
-static struct walk walk_of(const ck_window *w) {
-  struct walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
+struct ck_dw_walk ck_dw_walk_of(const ck_window *w) {
+  struct ck_dw_walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
   const int64_t divisor = ck_gcd(w->stride_w, walk.dilation);
   walk.phases = walk.dilation / divisor;
   walk.group_columns = w->stride_w / divisor * walk.dilation;
   return walk;
 }
 
-/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, one of padding, and one
- * that a column kernel makes. */
+/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, and one of padding. */
 struct ring {
   int64_t slots, columns;
 };
 
-/* A row holds the columns under `cols` outputs, or under a whole group of outputs of the last phase
- * where that reaches further: kernels for strides up to 3 read the columns of outputs that are
- * missing in a short phase. */
-static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+/* Kernels for strides up to 3 read the columns of outputs that are missing in a short phase, so a
+ * row also holds those of a whole group of outputs of the last phase. */
+ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns) {
   const ck_window *w = &run->op->conv.window;
-  const struct walk walk = walk_of(w);
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
   const int64_t group = run->op->kernels->dw_group;
   const bool literal = walk.group_columns <= 3 * walk.dilation;
   int64_t last, short_phase = 0, reach;
@@ -123,9 +111,13 @@ static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ri
     return CK_E_OVERFLOW;
   if (literal) /* then no factor is much larger than a padded row */
     short_phase = (ck_min(walk.phases, cols) - 1) * w->stride_w + (group - 1) * walk.group_columns;
-  if (!ck_add(ck_max(last, short_phase), reach + 1, &ring->columns)) return CK_E_OVERFLOW;
+  return ck_add(ck_max(last, short_phase), reach + 1, columns) ? CK_OK : CK_E_OVERFLOW;
+}
+
+static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+  const ck_window *w = &run->op->conv.window;
   ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
-  return CK_OK;
+  return ck_dw_columns(run, cols, &ring->columns);
 }
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
@@ -136,14 +128,12 @@ ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *by
   int64_t rows, tables;
   const ck_status status = ring_of(run, block_cols, &ring);
   if (status != CK_OK) return status;
-  const int64_t group_in = run->group_in, made = run->op->kind == CK_OP_SPATIAL;
-  if (!ck_mul(ring.slots, group_in, &ring.slots) ||
-      !ck_mul(ring.slots + 1 + made, ring.columns, &rows) ||
+  const int64_t group_in = run->group_in;
+  if (!ck_mul(ring.slots, group_in, &ring.slots) || !ck_mul(ring.slots + 1, ring.columns, &rows) ||
       !ck_mul(rows, (int64_t)k->lanes * k->element, &rows) ||
       !ck_mul(run->op->conv.window.kernel_h, group_in, &tables) ||
-      !ck_add(ring.slots, tables, &tables) || !ck_add(made * ring.columns, tables, &tables) ||
-      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
-      !ck_add(rows, 4 * CK_ALIGN, &rows))
+      !ck_add(ring.slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
+      !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
     return CK_E_OVERFLOW;
   *bytes = (size_t)rows;
   return CK_OK;
@@ -154,7 +144,7 @@ struct stage {
   const struct ck_run *run;
   const struct ck_block *block;
   struct ring ring;
-  char *data;     /* the slots, the row of padding, the row of a column kernel */
+  char *data;     /* the slots, then the row of padding */
   int64_t *holds; /* which input row each slot holds, or -1 */
   int64_t slot_bytes;
   int64_t channel, lanes;
@@ -191,54 +181,24 @@ static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
   return to;
 }
 
-/* Spatially separable: the column kernels over whole staged rows, padding included. Where they go,
- * and where in there each column goes, lies behind the row of padding. */
-static struct ck_dw_row_args column_args(const struct stage *s, const void *const *rows) {
-  const struct ck_op *op = s->run->op;
-  const int64_t lanes = op->kernels->lanes;
-  char *line = s->data + (s->ring.slots + 1) * s->slot_bytes;
-  int64_t *offset = ck_align(line + s->slot_bytes);
-  for (int64_t x = 0; x < s->ring.columns; ++x) offset[x] = x * lanes;
-  return (struct ck_dw_row_args){
-      .rows = rows,
-      .bias = op->column.bias,
-      .out = line,
-      .offset = offset,
-      .lanes = lanes,
-      .kernel_h = op->conv.window.kernel_h,
-      .kernel_w = 1,
-      .out_w = s->ring.columns,
-      .tap_step = lanes,
-      .out_step = lanes,
-      .phases = 1,
-      .group_step = lanes,
-      .low = -INFINITY,
-      .high = INFINITY,
-  };
-}
-
 static void block_staged(const struct ck_run *run, const struct ck_block *block,
                          const struct ck_dw_target *target, void *scratch) {
   const struct ck_op *op = run->op;
   const struct ck_kernels *k = op->kernels;
   const ck_window *w = &op->conv.window;
-  const struct walk walk = walk_of(w);
-  const bool separable = op->kind == CK_OP_SPATIAL;
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
   struct stage s = {.run = run, .block = block};
   ring_of(run, block->cols, &s.ring);
   s.slot_bytes = s.ring.columns * k->lanes * k->element;
-  const int64_t slots = s.ring.slots * run->group_in, staged_rows = w->kernel_h * run->group_in;
+  const int64_t slots = s.ring.slots * run->group_in;
   s.holds = ck_align(scratch);
   const void **rows = ck_align(s.holds + slots);
-  s.data = ck_align(rows + staged_rows);
+  s.data = ck_align(rows + w->kernel_h * run->group_in);
   memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
 
-  struct ck_dw_row_args column = {0};
-  if (separable) column = column_args(&s, rows);
-  const void *const line = column.out;
   struct ck_dw_row_args args = {
-      .rows = separable ? &line : rows,
-      .kernel_h = separable ? 1 : staged_rows,
+      .rows = rows,
+      .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
       .tap_step = walk.dilation * k->lanes,
@@ -252,20 +212,16 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
   for (int64_t c = target->channel_begin; c < target->channel_end; c += k->lanes) {
     s.channel = c;
     s.lanes = args.lanes = ck_min(k->lanes, target->channel_end - c);
-    args.weights = ck_at(op->dw.data, c % op->dw.channels * taps, k->element);
-    args.bias = ck_at(op->dw.bias, c % op->dw.channels, k->element);
-    if (separable)
-      column.weights =
-          ck_at(op->column.data, c % op->column.channels * column.kernel_h, k->element);
+    args.weights = ck_at(op->dw.data, c * taps, k->element);
+    args.bias = ck_at(op->dw.bias, c, k->element);
     args.out = ck_at_mut(target->out, (c - target->channel_begin) / k->lanes * target->out_step,
                          k->element);
     for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
     for (int64_t r = 0; r < block->rows; ++r) {
       args.offset = target->offset + r * block->cols;
       const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-      for (int64_t i = 0; i < staged_rows; ++i)
+      for (int64_t i = 0; i < args.kernel_h; ++i)
         rows[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
-      if (separable) k->dwconvKxK(&column);
       k->dwconvKxK(&args);
     }
   }
@@ -284,7 +240,7 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
 
 const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
 
-static struct ck_blocking blocking_of(const struct ck_run *run) {
+struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t pixel = run->image.channels * run->op->kernels->element;
   const int64_t inputs =
@@ -294,7 +250,7 @@ static struct ck_blocking blocking_of(const struct ck_run *run) {
 }
 
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
-  const struct ck_blocking b = blocking_of(run);
+  const struct ck_blocking b = ck_dw_blocking(run);
   const ck_status status = ck_dw_scratch(run, b.cols, bytes);
   *bytes += (size_t)(b.rows * b.cols) * sizeof(int64_t) + 2 * CK_ALIGN;
   return status;
@@ -313,8 +269,8 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
-  const struct ck_blocking blocking = blocking_of(run);
-  const int64_t channels = run->out_channels;
+  const struct ck_blocking blocking = ck_dw_blocking(run);
+  const int64_t channels = op->dw.channels;
   int64_t *offset = ck_align(workspace);
   void *scratch = offset + blocking.rows * blocking.cols;
   for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * channels;

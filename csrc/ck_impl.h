@@ -93,6 +93,16 @@ struct ck_dw_row_args {
   double low, high;
 };
 
+/* Depthwise, kernel_h x 1: some pixels of a row of sums. */
+struct ck_column_args {
+  const void *const *rows; /* kernel_h input rows, at the first pixel; null is a row of padding */
+  const void *weights;     /* [channels / L][kernel_h][L] */
+  int64_t weights_step;    /* elements from L channels to the next L; 0: they are alike */
+  void *out;               /* whole vectors are written */
+  int64_t out_step;        /* elements from one pixel to the next */
+  int64_t kernel_h, pixel_step, pixels, channels;
+};
+
 /* One row of L output channels of the input, into scratch: [before + pixels + after][L]. */
 struct ck_stage_args {
   void *to;
@@ -276,9 +286,11 @@ ck_status ck_check_run(struct ck_run *run);
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace);
 void ck_sepconv_run(const struct ck_run *run, void *workspace);
+void ck_spatial_run(const struct ck_run *run, void *workspace);
 void ck_conv2d_run(const struct ck_run *run, void *workspace);
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes);
 ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes);
+ck_status ck_spatial_workspace(const struct ck_run *run, size_t *bytes);
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes);
 
 /* Output pixels are worked on in blocks: some whole rows of one image, or a part of one row. Either
@@ -370,6 +382,16 @@ struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, stru
 
 /* Euclid's algorithm. */
 int64_t ck_gcd(int64_t a, int64_t b);
+
+/* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
+struct ck_dw_walk {
+  int64_t dilation; /* 1 where there is only one tap */
+  int64_t phases, group_columns;
+};
+struct ck_dw_walk ck_dw_walk_of(const ck_window *w);
+/* How many columns of the input dwconvKxK reads for `cols` outputs. */
+ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns);
+struct ck_blocking ck_dw_blocking(const struct ck_run *run);
 
 /* A depthwise of a block, into any place that an offset table can describe. */
 struct ck_dw_target {

@@ -276,9 +276,11 @@ static ck_status workspace_of(const struct ck_run *run, size_t *bytes) {
     case CK_OP_CONV2D: return ck_conv2d_workspace(run, bytes);
     case CK_OP_GROUPED: return ck_dwconv_workspace(run, bytes);
     case CK_OP_DEPTHWISE:
-    case CK_OP_SPATIAL:
       return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
                                              : ck_dwconv_workspace(run, bytes);
+    case CK_OP_SPATIAL:
+      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
+                                             : ck_spatial_workspace(run, bytes);
     default: return ck_sepconv_workspace(run, bytes);
   }
 }
@@ -305,8 +307,10 @@ ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const
   switch (op->kind) {
     case CK_OP_CONV2D: ck_conv2d_run(&run, workspace); break;
     case CK_OP_GROUPED: ck_dwconv_run(&run, workspace); break;
-    case CK_OP_DEPTHWISE:
     case CK_OP_SPATIAL:
+      (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_spatial_run)(&run, workspace);
+      break;
+    case CK_OP_DEPTHWISE:
       (op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(&run, workspace);
       break;
     case CK_OP_SEPARABLE: ck_sepconv_run(&run, workspace); break;
