@@ -264,7 +264,7 @@ class Operation:
         if threads is not None:
             runtime.check_threads(self.name, threads)
         if type(x) is not np.ndarray or x.dtype != self.w.dtype:
-            x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
+            x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
         shape = plan.shape
         residual = as_residual(self.name, residual, shape, x.dtype)

@@ -69,6 +69,6 @@ def _refuse_higher_ranks(op: str, s: np.ndarray, ndim: int, tol: float) -> None:
         where = "k has" if ndim == 2 else f"channel {channel} of k has"
         values = ", ".join(f"{value:.6g}" for value in s[channel])
         raise ValueError(
-            f"{op}: {where} singular values [{values}]; a kernel that is a column times a row has "
-            f"only one above tol={tol:.3g} times the first"
+            f"{op}: {where} singular values [{values}], a rank above 1 by tol={tol:.3g} of the "
+            f"first; it is no column times a row"
         )

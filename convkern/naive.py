@@ -108,7 +108,7 @@ def _run(
     """Checks, the loops (two of them where there is a depthwise half), and what follows them."""
     name = operation.name
     runtime.check_threads(name, threads)
-    x = as_same_dtype(name, "x", x, operation.w.dtype, "w")
+    x = as_same_dtype(name, "x", x, operation.w.dtype, operation.w_name)
     image, result = operation.shapes(x.shape)
     shape = result.shape(operation.layouts.image)
     residual = as_residual(name, residual, shape, x.dtype)

@@ -324,8 +324,8 @@ def separate_kernel(k: Any, tol: float | None = None) -> tuple[np.ndarray, np.nd
     >>> ck.separate_kernel(np.eye(2, dtype=np.float32))
     Traceback (most recent call last):
         ...
-    ValueError: separate_kernel: k has singular values [1, 1]; a kernel that is a column times \
-a row has only one above tol=2.38e-07 times the first
+    ValueError: separate_kernel: k has singular values [1, 1], a rank above 1 by tol=2.38e-07 of \
+the first; it is no column times a row
     """
     return rank_one("separate_kernel", k, tol)
 

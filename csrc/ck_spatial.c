@@ -124,7 +124,6 @@ static void run_block(struct step *s) {
 }
 
 void ck_spatial_run(const struct ck_run *run, void *workspace) {
-  const struct ck_kernels *k = run->op->kernels;
   const struct ck_blocking blocking = ck_dw_blocking(run);
   struct step s = {.run = run, .rows = ck_align(workspace)};
   s.offset = ck_align(s.rows + run->op->conv.window.kernel_h);

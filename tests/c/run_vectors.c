@@ -21,7 +21,7 @@
 
 #include "convkern.h"
 
-enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL };
+enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL, SPATIAL };
 enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, ARRAYS };
 enum side { BEFORE, AFTER, SIDES };
 
@@ -157,12 +157,15 @@ static ck_status create(const struct vector_case *c, void *const *array, ck_op *
   switch (c->header.kind) {
     case CONV2D: return ck_conv2d_create(&c->conv, &w, array[BIAS], op);
     case DEPTHWISE: return ck_dwconv_create(&c->conv, &w, array[BIAS], op);
+    case SPATIAL: return ck_spatial_create(&c->conv, &dw, &w, array[BIAS], op);
     case SEPARABLE: return ck_sepconv_create(&c->conv, &dw, array[DW_BIAS], &w, array[BIAS], op);
     default: *op = NULL; return CK_OK; /* there is nothing to create */
   }
 }
 
-static bool is_pool(const struct vector_case *c) { return c->header.kind >= MAX_POOL; }
+static bool is_pool(const struct vector_case *c) {
+  return c->header.kind == MAX_POOL || c->header.kind == AVG_POOL;
+}
 
 static ck_status workspace_size(const struct vector_case *c, const ck_op *op, size_t *bytes) {
   if (is_pool(c)) return ck_pool_workspace_size(&c->pool, &c->image, bytes);
@@ -183,9 +186,12 @@ static int64_t output_count(const struct vector_case *c) {
     return c->image.batch * h * w * c->image.channels;
   }
   if (ck_output_size(&conv->window, &c->image, &h, &w) != CK_OK) fail("no output size");
-  const bool depthwise = c->header.kind == DEPTHWISE;
-  const int64_t out = depthwise ? conv->in_channels * conv->multiplier : conv->out_channels;
-  return c->image.batch * h * w * out;
+  const int64_t pixels = c->image.batch * h * w;
+  switch (c->header.kind) {
+    case DEPTHWISE: return pixels * conv->in_channels * conv->multiplier;
+    case SPATIAL: return pixels * c->image.channels;
+    default: return pixels * conv->out_channels;
+  }
 }
 
 /* ------------------------------------------------------------------------------------------- runs
@@ -274,10 +280,11 @@ static ck_isa isa_of(const char *name) {
 
 /* A failed creation leaves no operation, whatever was there before. */
 static void check_nulls(void) {
-  ck_op *a = (void *)&a, *b = a, *c = a;
+  ck_op *a = (void *)&a, *b = a, *c = a, *d = a;
   if (ck_conv2d_create(NULL, NULL, NULL, &a) != CK_E_NULL || a ||
       ck_dwconv_create(NULL, NULL, NULL, &b) != CK_E_NULL || b ||
-      ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c)
+      ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c ||
+      ck_spatial_create(NULL, NULL, NULL, NULL, &d) != CK_E_NULL || d)
     fail("made an operation of nothing");
   if (ck_pool_run(NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL) fail("pooled nothing");
 }
