@@ -93,13 +93,14 @@ struct ck_dw_row_args {
   double low, high;
 };
 
-/* Depthwise, kernel_h x 1: some pixels of a row of sums. */
+/* Depthwise, kernel_h x 1: some pixels of one row of sums, or of two. */
 struct ck_column_args {
-  const void *const *rows; /* kernel_h input rows, at the first pixel; null is a row of padding */
-  const void *weights;     /* [channels / L][kernel_h][L] */
-  int64_t weights_step;    /* elements from L channels to the next L; 0: they are alike */
-  void *out;               /* whole vectors are written */
-  int64_t out_step;        /* elements from one pixel to the next */
+  const void *const *rows;   /* the input rows under it, at the first pixel; null is padding */
+  int64_t shift;             /* of two: the second begins with this row, 1 .. kernel_h - 1; or 0 */
+  const void *weights;       /* [channels / L][kernel_h][L] */
+  int64_t weights_step;      /* elements from L channels to the next L; 0: they are alike */
+  void *out;                 /* whole vectors are written */
+  int64_t out_step, out_row; /* elements from one pixel to the next, from one row of sums */
   int64_t kernel_h, pixel_step, pixels, channels;
 };
 

@@ -137,8 +137,8 @@ static bool read_case(FILE *file, ck_isa isa, struct vector_case *c) {
   c->element = h->dtype == CK_F64 ? sizeof(double) : sizeof(float);
   for (int a = 0; a < ARRAYS; ++a) {
     const size_t n = (size_t)h->count[a];
-    c->array[a] = allocate(n * c->element);
-    if (fread(c->array[a], c->element, n, file) != n) fail("the file ends early");
+    c->array[a] = n ? allocate(n * c->element) : NULL;
+    if (n && fread(c->array[a], c->element, n, file) != n) fail("the file ends early");
   }
   return true;
 }
