@@ -77,7 +77,7 @@ static void column_step(const struct step *s, int64_t y, int64_t shift, struct c
     s->rows[j] = padding ? NULL : input_row(s, row, columns.begin);
   }
   const bool alike = op->conv.in_channels == 0;
-  k->column(&(struct ck_column_args){
+  k->dwconvKx1(&(struct ck_column_args){
       .rows = s->rows,
       .shift = shift,
       .weights = ck_at(op->column.data, alike ? 0 : s->channel * w->kernel_h, k->element),

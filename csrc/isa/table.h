@@ -5,7 +5,7 @@
 #include "kernels/fill.tpl.h"
 #include "kernels/dwconv3x3.tpl.h"
 #include "kernels/dwconvKxK.tpl.h"
-#include "kernels/column.tpl.h"
+#include "kernels/dwconvKx1.tpl.h"
 #include "kernels/planar.tpl.h"
 #include "kernels/activate.tpl.h"
 #include "kernels/pool.tpl.h"
