@@ -6,7 +6,7 @@ beforehand is done beforehand: weights packed, graph compiled, input in the peer
 allocated where it can be. All run on one thread, in float32.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,15 @@ def convkern(isa, call):
 def naive(call):
     """Run the textbook loops."""
     return partial(call.run, ck.naive), np.asarray
+
+
+def depthwise(call):
+    """Run the depthwise layer whose kernels are column times row, on the best instruction set."""
+    if call.op != "spatially_separable_conv2d":
+        pytest.skip("is the same operation, or cannot do it")
+    column, row = call.weights
+    w = np.ascontiguousarray(column[:, None] * row[None])
+    return convkern(ck.isa(), replace(call, op="depthwise_conv2d", weights=(w,)))
 
 
 @dataclass
@@ -56,12 +65,26 @@ def _convs(call):
     depthwise = call.op in ("depthwise_conv2d", "separable_conv2d")
     groups = call.x.shape[-1] if depthwise else options.get("groups", 1)
     relu6 = options.get("dw_activation") == "relu6"
+    if call.op == "spatially_separable_conv2d":
+        return _column_and_row(call, *window)
     w, *pw = call.weights
     w = w.reshape((1, 1, *w.shape) if w.ndim == 2 else (*w.shape[:2], -1, w.shape[-1]))
     if depthwise:
         w = w.reshape(*w.shape[:2], 1, -1)
     first = _Conv(_oihw(w), call.biases[0], *window, groups, relu6)
     return [first] + [_Conv(_oihw(p[None, None]), call.biases[1], *unit, 1, False) for p in pw]
+
+
+def _column_and_row(call, stride, dilation, pads):
+    """Spell two depthwise convolutions out; the image is padded on all sides before the first."""
+    (column, row), (bias,) = call.weights, call.biases
+    (sh, sw), (dh, dw), groups = stride, dilation, len(bias)
+    column, row = _oihw(column[:, None, None]), _oihw(row[None, :, None])
+    none = np.zeros_like(bias)
+    return [
+        _Conv(column, none, (sh, 1), (dh, 1), pads, groups, False),
+        _Conv(row, bias, (1, sw), (1, dw), (0, 0, 0, 0), groups, False),
+    ]
 
 
 def _oihw(w):
@@ -227,5 +250,7 @@ def _ncnn_params(conv):
     return " ".join(f"{key}={value}" for key, value in params.items()) + relu6
 
 
-OURS = {"naive": naive} | {isa: partial(convkern, isa) for isa in ck.available_isas()}
+OURS = {"naive": naive, "depthwise": depthwise} | {
+    isa: partial(convkern, isa) for isa in ck.available_isas()
+}
 PEERS = {engine.__name__: engine for engine in (torch, onnxruntime, openvino, ncnn)}

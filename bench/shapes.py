@@ -88,11 +88,11 @@ def load(name):
 
 
 def load_cases(all_shapes):
-    """List what to time: MobileNetV1's blocks, and a few or all layers of other networks."""
+    """List what to time: MobileNetV1, columns and rows, a few or all layers of other networks."""
     layers = load("real_networks" if all_shapes else "representative")
-    return [Case("separable_conv2d", s) for s in load("mobilenet_v1")] + [
-        Case(_op(s), s) for s in layers
-    ]
+    fixed = {"separable_conv2d": "mobilenet_v1", "spatially_separable_conv2d": "spatial"}
+    cases = [Case(op, s) for op, name in fixed.items() for s in load(name)]
+    return cases + [Case(_op(s), s) for s in layers]
 
 
 def _op(shape):

@@ -10,6 +10,7 @@ from .layers import (
     MaxPool2d,
     PointwiseConv2d,
     SeparableConv2d,
+    SpatiallySeparableConv2d,
 )
 from .ops import (
     avg_pool2d,
@@ -21,6 +22,8 @@ from .ops import (
     max_pool2d,
     pointwise_conv2d,
     separable_conv2d,
+    separate_kernel,
+    spatially_separable_conv2d,
 )
 from .runtime import (
     available_isas,
@@ -42,6 +45,7 @@ __all__ = [
     "MaxPool2d",
     "PointwiseConv2d",
     "SeparableConv2d",
+    "SpatiallySeparableConv2d",
     "available_isas",
     "avg_pool2d",
     "conv2d",
@@ -57,7 +61,9 @@ __all__ = [
     "pointwise_conv2d",
     "runtime",
     "separable_conv2d",
+    "separate_kernel",
     "set_num_threads",
     "show_config",
+    "spatially_separable_conv2d",
     "use_isa",
 ]

@@ -126,6 +126,9 @@ cdef class Op:
         elif kind == "deform":
             with nogil:
                 status = ck_deform_create(&self.conv, &w_view, bias_data, &self.op)
+        elif kind == "spatial":
+            with nogil:
+                status = ck_spatial_create(&self.conv, &dw_view, &w_view, bias_data, &self.op)
         else:
             with nogil:
                 status = ck_sepconv_create(&self.conv, &dw_view, dw_bias_data, &w_view, bias_data,

@@ -209,6 +209,15 @@ class Operation:
         in_channels, out_channels, _, multiplier = self.channels
         return in_channels * multiplier if self.kind == "depthwise" else out_channels
 
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return sum(math.prod(w.shape) for w in (self.w, self.dw) if w is not None)
+
+    def macs(self, result: ImageShape) -> int:
+        """Multiply-adds: every weight is used once per output pixel, in a depthwise half too."""
+        return result.batch * result.height * result.width * self.weights
+
     def pack(self) -> _core.Op:
         """Weights packed for the ISA in use."""
         for w in (self.w, self.dw):
@@ -245,7 +254,8 @@ class Operation:
                 + (f" in {self.channels[2]} groups" if self.channels[2] > 1 else "")
             )
         height, width = self.window.out_size(self.name, image.height, image.width)
-        out = ImageShape(image.batch, height, width, self.out_channels, image.batched)
+        channels = self.out_channels or image.channels  # 0: as many as there are
+        out = ImageShape(image.batch, height, width, channels, image.batched)
         return image, out
 
     def run(
@@ -255,7 +265,7 @@ class Operation:
         if threads is not None:
             runtime.check_threads(self.name, threads)
         if type(x) is not np.ndarray or x.dtype != self.w.dtype:
-            x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
+            x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
         shape = plan.shape
         residual = as_residual(self.name, residual, shape, x.dtype)
@@ -411,3 +421,82 @@ class SeparableOperation(Operation):
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
         self.dw_activation = as_activation(name, "dw_activation", dw_activation)
         self.activation = as_activation(name, "activation", activation)
+
+
+def axis_view(op: str, name: str, array: np.ndarray, layout: str) -> np.ndarray:
+    """(taps, C) from such weights, or from (C, taps) for NCHW; (taps, 1) from 1-D ones."""
+    if array.ndim not in (1, 2):
+        order = "(taps, C)" if layout == "NHWC" else "(C, taps)"
+        raise ValueError(
+            f"{op}: {name} has shape {array.shape}; it must be {order} for {layout}, or (taps,) "
+            f"for all channels alike"
+        )
+    _no_empty_axis(op, name, array)
+    if array.ndim == 1:
+        return array[:, None]
+    return array if layout == "NHWC" else array.T
+
+
+class SpatialOperation(Operation):
+    """`dw` is the column, (kh, 1, C, 1), and `w` the row, (1, kw, C, 1).
+
+    Where nothing says what C is, both have one channel, and `channels` says 0: any number.
+    """
+
+    kind = "spatial"
+    _weights: int
+
+    def __init__(
+        self, name: str, column: Any, row: Any, bias: Any, *, stride: Any, padding: Any,
+        dilation: Any, activation: Any, layout: Any,
+    ) -> None:  # fmt: skip
+        self.name = name
+        layout = as_choice(name, "layout", layout, LAYOUTS)
+        self.layouts = Layouts(layout, layout)
+        column = as_array(name, "column", column)
+        row = as_same_dtype(name, "row", row, column.dtype, "column")
+        given = {"column": column, "row": row}
+        tall, wide = (axis_view(name, key, array, layout) for key, array in given.items())
+        known = [key for key, array in given.items() if array.ndim == 2]
+        if len(known) == 2 and tall.shape[1] != wide.shape[1]:
+            raise ValueError(
+                f"{name}: column has shape {column.shape} and row has shape {row.shape} "
+                f"({layout}); they must have as many channels"
+            )
+        if not known and bias is not None:
+            given["bias"] = as_same_dtype(name, "bias", bias, column.dtype, "column")
+            _no_empty_axis(name, "bias", given["bias"])
+            known = ["bias"]
+        self.w_name = known[0] if known else "column"
+        self.w_shape = given[self.w_name].shape
+        sizes = {"column": tall.shape[1], "row": wide.shape[1], "bias": given.get("bias", row).size}
+        channels = sizes[known[0]] if known else 0
+        every = (max(channels, 1),)
+        self.dw = _strided(np.broadcast_to(tall, tall.shape[:1] + every)[:, None, :, None])
+        self.w = _strided(np.broadcast_to(wide, wide.shape[:1] + every)[None, :, :, None])
+        self._weights = column.size + row.size
+        self.window = as_window(name, (len(tall), len(wide)), stride, padding, dilation)
+        self.channels = (channels, channels, 1, 1)
+        self.bias = _bias(name, "bias", bias, channels, self.w.dtype)
+        self.activation = as_activation(name, "activation", activation)
+
+    def _fits(self, image_channels: int) -> bool:
+        return self.in_channels in (0, image_channels)
+
+    @property
+    def weights(self) -> int:
+        return self._weights
+
+    def macs(self, result: ImageShape) -> int:
+        """Each step's taps: the column's for the columns that the row reads, then the row's.
+
+        Tap k of output x reads column x s + k d, which with s' = s / gcd(s, d) and d' = d / gcd is
+        also that of tap k - s' of output x + d', where both exist.
+        """
+        (kh, kw), (_, stride) = self.window.kernel, self.window.stride
+        dilation = self.window.dilation[1]
+        divisor = math.gcd(stride, dilation)
+        again = max(result.width - dilation // divisor, 0) * max(kw - stride // divisor, 0)
+        columns = result.width * kw - again
+        rows = result.batch * result.height * result.channels
+        return rows * (columns * kh + result.width * kw)

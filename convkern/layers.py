@@ -19,6 +19,7 @@ from ._operation import (
     Operation,
     PointwiseOperation,
     SeparableOperation,
+    SpatialOperation,
 )
 from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling, Pooling
 
@@ -31,6 +32,7 @@ __all__ = [
     "MaxPool2d",
     "PointwiseConv2d",
     "SeparableConv2d",
+    "SpatiallySeparableConv2d",
 ]
 
 
@@ -90,8 +92,9 @@ class _Layer(_Immutable):
     def __repr__(self) -> str:
         o = self._operation
         (kh, kw), (sh, sw) = o.window.kernel, o.window.stride
+        channels = f"{o.in_channels} -> {o.out_channels}" if o.in_channels else "any channels"
         return (
-            f"{type(self).__name__}({o.in_channels} -> {o.out_channels}, {kh}x{kw}, "
+            f"{type(self).__name__}({channels}, {kh}x{kw}, "
             f"stride {sh}x{sw}, {o.layouts.image}, {o.w.dtype}, {self.isa})"
         )
 
@@ -209,6 +212,51 @@ class DepthwiseConv2d(_Layer):
             "weight_layout": weight_layout,
         }
         self._make(DepthwiseOperation, {"w": w, "bias": bias}, options)
+
+
+class SpatiallySeparableConv2d(_Layer):
+    """`spatially_separable_conv2d` with its weights packed once.
+
+    Parameters
+    ----------
+    column, row, bias, stride, padding, dilation, activation, layout
+        As in `spatially_separable_conv2d`. A layer whose column and row are both 1-D, and which has
+        no bias, takes images of any number of channels.
+
+    Examples
+    --------
+    Sobel's horizontal derivative:
+
+    >>> import numpy as np, convkern as ck
+    >>> smooth, derive = np.array([1, 2, 1], np.float32), np.array([-1, 0, 1], np.float32)
+    >>> sobel = ck.SpatiallySeparableConv2d(smooth, derive)
+    >>> x = np.arange(25, dtype=np.float32).reshape(5, 5, 1)
+    >>> sobel(x).shape, sobel(x)[0, 0, 0], sobel(np.repeat(x, 3, axis=2)).shape
+    ((3, 3, 1), np.float32(8.0), (3, 3, 3))
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        column: Any,
+        row: Any,
+        bias: Any = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        activation: Any = None,
+        layout: str = "NHWC",
+    ) -> None:
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "activation": activation,
+            "layout": layout,
+        }
+        self._make(SpatialOperation, {"column": column, "row": row, "bias": bias}, options)
 
 
 class PointwiseConv2d(_Layer):

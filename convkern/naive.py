@@ -21,12 +21,22 @@ from ._operation import (
     Operation,
     PointwiseOperation,
     SeparableOperation,
+    SpatialOperation,
     as_residual,
     check_out,
     deliver,
 )
 
-__all__ = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
+__all__ = [
+    "conv2d",
+    "depthwise_conv2d",
+    "pointwise_conv2d",
+    "separable_conv2d",
+    "spatially_separable_conv2d",
+]
+
+
+_Window = tuple[int, int, int, int, int, int]
 
 
 def _activate(y: np.ndarray, activation: Activation) -> np.ndarray:
@@ -66,13 +76,39 @@ def _as_summed(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(w.transpose(3, 0, 1, 2)).transpose(1, 2, 3, 0)
 
 
+def _one_axis(window: _Window, axis: int) -> _Window:
+    """A window (kh, kw, sh, sw, dh, dw) along one axis: on the other a single tap, step by step."""
+    kh, kw, sh, sw, dh, dw = (size if i % 2 == axis else 1 for i, size in enumerate(window))
+    return kh, kw, sh, sw, dh, dw
+
+
+def _for_all(w: np.ndarray, channels: int) -> np.ndarray:
+    """Depthwise weights of all channels, which may have one kernel."""
+    return np.broadcast_to(w, (*w.shape[:2], channels, 1))
+
+
+def _column_sums(
+    operation: Operation, x: np.ndarray, sizes: tuple[int, ...], height: int
+) -> np.ndarray:
+    """The column's step of a spatially separable convolution, over the columns of padding too."""
+    batch, _, width, channels, _, _, left, right = sizes
+    shape = (batch, height, width + left + right, channels)
+    check_memory(operation.name, shape, x.itemsize)
+    sums = np.empty(shape, x.dtype)
+    assert operation.dw is not None
+    column, same = _split(_for_all(operation.dw, channels), channels)
+    window = _one_axis(operation.window.flat(), 0)
+    _core.naive(operation.name, "depthwise", window, same, sizes, x, column, None, sums)
+    return sums
+
+
 def _run(
     operation: Operation, loops: str, x: Any, residual: Any, out: Any, threads: Any
 ) -> np.ndarray:
     """Checks, the loops (two of them where there is a depthwise half), and what follows them."""
     name = operation.name
     runtime.check_threads(name, threads)
-    x = as_same_dtype(name, "x", x, operation.w.dtype, "w")
+    x = as_same_dtype(name, "x", x, operation.w.dtype, operation.w_name)
     image, result = operation.shapes(x.shape)
     shape = result.shape(operation.layouts.image)
     residual = as_residual(name, residual, shape, x.dtype)
@@ -85,16 +121,20 @@ def _run(
     pixels = (result.batch, result.height, result.width)
     window = operation.window.flat()
     w, channels = _as_summed(operation.w), operation.channels
-    if operation.dw is not None:
+    if operation.kind == "spatial":
+        seen = _column_sums(operation, seen, sizes, result.height)
+        sizes, window = (*seen.shape, 0, 0, 0, 0), _one_axis(window, 1)
+        w = _for_all(w, image.channels)
+    elif operation.dw is not None:
         dw, middle = _split(operation.dw, image.channels)
         halfway = np.empty((*pixels, middle[1]), x.dtype)
         _core.naive(name, "depthwise", window, middle, sizes, seen, dw, operation.dw_bias, halfway)
         seen = _activate(halfway, operation.dw_activation)
         sizes, window = (*pixels, middle[1], 0, 0, 0, 0), (1, 1, 1, 1, 1, 1)
         channels = (middle[1], operation.out_channels, 1, 1)
-    elif loops == "depthwise":
+    if loops == "depthwise":
         w, channels = _split(w, image.channels)
-    y = np.empty((*pixels, operation.out_channels), x.dtype)
+    y = np.empty((*pixels, result.channels), x.dtype)
     _core.naive(name, loops, window, channels, sizes, seen, w, operation.bias, y)
     y = (y.transpose(0, 3, 1, 2) if nchw else y).reshape(shape)
     if residual is not None:
@@ -177,6 +217,44 @@ def depthwise_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+    )
+    return _run(operation, "depthwise", x, residual, out, threads)
+
+
+def spatially_separable_conv2d(
+    x: Any,
+    column: Any,
+    row: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """`convkern.spatially_separable_conv2d` by the depthwise loops of its two steps.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x, column, row = (np.ones(s, np.float32) for s in ((5, 5, 2), (3, 2), (2, 2)))
+    >>> float(ck.naive.spatially_separable_conv2d(x, column, row)[0, 0, 0])
+    6.0
+    """
+    operation = SpatialOperation(
+        "naive.spatially_separable_conv2d",
+        column,
+        row,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
+        layout=layout,
     )
     return _run(operation, "depthwise", x, residual, out, threads)
 

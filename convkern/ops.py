@@ -21,8 +21,10 @@ from ._operation import (
     Layouts,
     PointwiseOperation,
     SeparableOperation,
+    SpatialOperation,
 )
 from ._pooling import AvgPooling, GlobalAvgPooling, MaxPooling
+from ._rank import rank_one
 
 __all__ = [
     "avg_pool2d",
@@ -34,6 +36,8 @@ __all__ = [
     "max_pool2d",
     "pointwise_conv2d",
     "separable_conv2d",
+    "separate_kernel",
+    "spatially_separable_conv2d",
 ]
 
 
@@ -196,6 +200,136 @@ def depthwise_conv2d(
         weight_layout=weight_layout,
     )
     return operation.run(x, residual, out, threads)
+
+
+def spatially_separable_conv2d(
+    x: Any,
+    column: Any,
+    row: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    activation: Any = None,
+    residual: Any = None,
+    layout: str = "NHWC",
+    out: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Depthwise convolution whose kernels are a column times a row, in one pass.
+
+    Each channel is filtered by its column of kh taps and then by its row of kw: the result of
+    `depthwise_conv2d` with the kernels ``column[:, None] * row[None, :]``, for about kh + kw
+    multiplications a pixel instead of kh kw. What the column makes exists a row at a time (in
+    "NCHW" a part of a plane at a time), in cache. `separate_kernel` finds column and row.
+
+    Parameters
+    ----------
+    x : array_like
+        Image, as in `conv2d`.
+    column, row : array_like
+        (kh, C) and (kw, C) for ``layout="NHWC"``, (C, kh) and (C, kw) for "NCHW"; the trailing and
+        the leading axes of the depthwise weights. Either may be 1-D, (kh,) or (kw,), and is then
+        the same for all channels.
+    bias : array_like, optional
+        (C,), added after the row.
+    stride, padding, dilation
+        As in `conv2d`: the vertical ones are the column's, the horizontal ones the row's.
+    activation, residual, layout, out, threads
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', C) or (N, C, H', W'), as `depthwise_conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `conv2d`.
+
+    Notes
+    -----
+    Both sums are made in the arrays' own precision, the column's top down and the row's from left
+    to right, from the bias on: the error is at most gamma(kh + kw + 1) times what the same calls
+    give for the magnitudes of all arrays. Padding surrounds the image, so that the column's sums
+    over it are zeros, or NaN where the column is not finite. The bits depend on the ISA, not on
+    batch or layout.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> x = np.zeros((5, 5, 1), np.float32)
+    >>> x[2, 2] = 1
+    >>> binomial = np.array([1, 2, 1], np.float32)
+    >>> ck.spatially_separable_conv2d(x, binomial, binomial)[..., 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]], dtype=float32)
+    """
+    operation = SpatialOperation(
+        "spatially_separable_conv2d",
+        column,
+        row,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        activation=activation,
+        layout=layout,
+    )
+    return operation.run(x, residual, out, threads)
+
+
+def separate_kernel(k: Any, tol: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Split kernels of rank 1 into columns and rows, for `spatially_separable_conv2d`.
+
+    Parameters
+    ----------
+    k : array_like
+        float32 or float64: one kernel, (kh, kw), or depthwise weights, (kh, kw, C) as "HWIO" has
+        them or (C, 1, kh, kw) as "OIHW".
+    tol : float, optional
+        From 0 to 1: how large a kernel's second singular value may be, relative to its first. By
+        default max(kh, kw) times the machine epsilon of the kernels' dtype, which lets pass what
+        was rounded to it. With 1 every kernel passes, and gives its best approximation.
+
+    Returns
+    -------
+    column, row : ndarray
+        (kh,) and (kw,), or (kh, C) and (kw, C), or (C, kh) and (C, kw), in the kernels' dtype.
+        Their outer product is off by at most the second singular value, and rounding. Each has the
+        square root of the first singular value in it, so that their norms are the same; of the
+        column's entries that are largest in magnitude, the first is positive. A kernel of zeros
+        gives zeros.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong kind or dtype.
+    ValueError
+        A kernel whose rank is above 1, with the channel and its singular values; a shape, a number
+        that is not finite, or a `tol` that are not as above.
+
+    Notes
+    -----
+    By singular value decomposition in float64.
+
+    Examples
+    --------
+    >>> import numpy as np, convkern as ck
+    >>> sobel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
+    >>> column, row = ck.separate_kernel(sobel)
+    >>> (column / column[0]).round(3), (row / row[2]).round(3)
+    (array([1., 2., 1.], dtype=float32), array([-1.,  0.,  1.], dtype=float32))
+    >>> ck.separate_kernel(np.eye(2, dtype=np.float32))
+    Traceback (most recent call last):
+        ...
+    ValueError: separate_kernel: k has singular values [1, 1], a rank above 1 by tol=2.38e-07 of \
+the first; it is no column times a row
+    """
+    return rank_one("separate_kernel", k, tol)
 
 
 def pointwise_conv2d(

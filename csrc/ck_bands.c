@@ -55,9 +55,14 @@ static int64_t rows_under(const struct bands *b, int64_t rows) {
   return (rows - 1) * b->op.conv.window.stride_h + b->reach;
 }
 
+/* A depthwise is made a vector of channels at a time. */
+static bool by_channels(const struct ck_op *op) {
+  return op->kind == CK_OP_DEPTHWISE || op->kind == CK_OP_SPATIAL;
+}
+
 /* A depthwise reads its band once, soon after it was converted: it stays in L1, or not far away. */
 static int64_t band_bytes(const struct bands *b) {
-  return ck_cpu_l2_bytes() / (b->op.kind == CK_OP_DEPTHWISE ? 8 : 2);
+  return ck_cpu_l2_bytes() / (by_channels(&b->op) ? 8 : 2);
 }
 
 /* A band has at least so many rows that those it shares with the next, which move, are no more than
@@ -74,20 +79,29 @@ static int64_t rows_of(const struct bands *b) {
   return ck_min(run->out_h, rows + (rows & 1)); /* depthwise kernels make pairs */
 }
 
-/* A depthwise of those channels only; any other operation has one pass. */
+/* Weights from output channel `first` on. */
+static void shift(struct ck_dw_weights *w, const struct ck_dw_weights *all, int64_t first,
+                  int64_t taps, int element) {
+  w->data = ck_at_mut(all->data, first * taps, element);
+  w->bias = ck_at_mut(all->bias, first, element);
+}
+
+/* The operation on the channels of the image from c on, as many as one pass takes. */
 static void see_channels(struct bands *b, int64_t c) {
   const struct ck_run *run = b->planes;
-  const ck_window *w = &b->op.conv.window;
+  const ck_window *w = &run->op->conv.window;
   const int64_t channels = ck_min(b->channels, run->image.channels - c);
-  b->begin = b->end = 0;
-  if (b->op.kind != CK_OP_DEPTHWISE) return;
   const int64_t first = c * run->group_out;
-  b->pixels.image.channels = b->op.conv.in_channels = channels;
-  b->op.conv.multiplier = run->group_out;
-  b->op.dw.channels = channels * run->group_out;
-  b->op.dw.data =
-      ck_at_mut(run->op->dw.data, first * w->kernel_h * w->kernel_w, b->op.kernels->element);
-  b->op.dw.bias = ck_at_mut(run->op->dw.bias, first, b->op.kernels->element);
+  const int element = b->op.kernels->element;
+  b->begin = b->end = 0;
+  if (!by_channels(run->op)) return;
+  b->pixels.image.channels = channels;
+  b->pixels.out_channels = channels * run->group_out;
+  b->op.dw.channels = b->pixels.out_channels;
+  if (run->op->conv.in_channels == 0) return; /* spatial: the same for all channels */
+  const bool spatial = run->op->kind == CK_OP_SPATIAL;
+  shift(&b->op.dw, &run->op->dw, first, (spatial ? 1 : w->kernel_h) * w->kernel_w, element);
+  if (spatial) shift(&b->op.column, &run->op->column, first, w->kernel_h, element);
 }
 
 static void plan(const struct ck_run *run, struct bands *b) {
@@ -97,9 +111,11 @@ static void plan(const struct ck_run *run, struct bands *b) {
   b->pixels.op = &b->op;
   b->pixels.image.batch = 1;
   b->channels = run->image.channels;
-  if (run->op->kind == CK_OP_DEPTHWISE) b->channels = ck_min(b->channels, run->op->kernels->lanes);
-  b->out_channels =
-      run->op->kind == CK_OP_DEPTHWISE ? b->channels * run->group_out : ck_out_channels(run->op);
+  b->out_channels = run->out_channels;
+  if (by_channels(run->op)) {
+    b->channels = ck_min(b->channels, run->op->kernels->lanes);
+    b->out_channels = b->channels * run->group_out;
+  }
   b->reach = (w->kernel_h - 1) * w->dilation_h + 1;
   b->rows = rows_of(b);
   see_channels(b, 0);
@@ -191,8 +207,8 @@ static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t r
   const struct ck_run *run = b->planes;
   const struct ck_kernels *k = b->op.kernels;
   const int64_t plane = run->out_h * run->out_w, pixels = rows * run->out_w;
-  const int64_t out = ck_out_channels(&b->op);
-  const int64_t at = (n * ck_out_channels(run->op) + c * run->group_out) * plane + y * run->out_w;
+  const int64_t out = b->pixels.out_channels;
+  const int64_t at = (n * run->out_channels + c * run->group_out) * plane + y * run->out_w;
   convert_rows(b, n, c, see_band(b, y, rows));
   if (run->residual)
     ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, out, pixels);

@@ -86,14 +86,8 @@ int64_t ck_gcd(int64_t a, int64_t b) {
   return a;
 }
 
-/* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
-struct walk {
-  int64_t dilation; /* 1 where there is only one tap */
-  int64_t phases, group_columns;
-};
-
-static struct walk walk_of(const ck_window *w) {
-  struct walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
+struct ck_dw_walk ck_dw_walk_of(const ck_window *w) {
+  struct ck_dw_walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
   const int64_t divisor = ck_gcd(w->stride_w, walk.dilation);
   walk.phases = walk.dilation / divisor;
   walk.group_columns = w->stride_w / divisor * walk.dilation;
@@ -105,12 +99,11 @@ struct ring {
   int64_t slots, columns;
 };
 
-/* A row holds the columns under `cols` outputs, or under a whole group of outputs of the last phase
- * where that reaches further: kernels for strides up to 3 read the columns of outputs that are
- * missing in a short phase. */
-static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+/* Kernels for strides up to 3 read the columns of outputs that are missing in a short phase, so a
+ * row also holds those of a whole group of outputs of the last phase. */
+ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns) {
   const ck_window *w = &run->op->conv.window;
-  const struct walk walk = walk_of(w);
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
   const int64_t group = run->op->kernels->dw_group;
   const bool literal = walk.group_columns <= 3 * walk.dilation;
   int64_t last, short_phase = 0, reach;
@@ -118,9 +111,13 @@ static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ri
     return CK_E_OVERFLOW;
   if (literal) /* then no factor is much larger than a padded row */
     short_phase = (ck_min(walk.phases, cols) - 1) * w->stride_w + (group - 1) * walk.group_columns;
-  if (!ck_add(ck_max(last, short_phase), reach + 1, &ring->columns)) return CK_E_OVERFLOW;
+  return ck_add(ck_max(last, short_phase), reach + 1, columns) ? CK_OK : CK_E_OVERFLOW;
+}
+
+static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+  const ck_window *w = &run->op->conv.window;
   ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
-  return CK_OK;
+  return ck_dw_columns(run, cols, &ring->columns);
 }
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
@@ -189,7 +186,7 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
   const struct ck_op *op = run->op;
   const struct ck_kernels *k = op->kernels;
   const ck_window *w = &op->conv.window;
-  const struct walk walk = walk_of(w);
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
   struct stage s = {.run = run, .block = block};
   ring_of(run, block->cols, &s.ring);
   s.slot_bytes = s.ring.columns * k->lanes * k->element;
@@ -243,7 +240,7 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
 
 const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
 
-static struct ck_blocking blocking_of(const struct ck_run *run) {
+struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t pixel = run->image.channels * run->op->kernels->element;
   const int64_t inputs =
@@ -253,7 +250,7 @@ static struct ck_blocking blocking_of(const struct ck_run *run) {
 }
 
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
-  const struct ck_blocking b = blocking_of(run);
+  const struct ck_blocking b = ck_dw_blocking(run);
   const ck_status status = ck_dw_scratch(run, b.cols, bytes);
   *bytes += (size_t)(b.rows * b.cols) * sizeof(int64_t) + 2 * CK_ALIGN;
   return status;
@@ -272,7 +269,7 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
-  const struct ck_blocking blocking = blocking_of(run);
+  const struct ck_blocking blocking = ck_dw_blocking(run);
   const int64_t channels = op->dw.channels;
   int64_t *offset = ck_align(workspace);
   void *scratch = offset + blocking.rows * blocking.cols;

@@ -93,6 +93,17 @@ struct ck_dw_row_args {
   double low, high;
 };
 
+/* Depthwise, kernel_h x 1: some pixels of one row of sums, or of two. */
+struct ck_column_args {
+  const void *const *rows;   /* the input rows under it, at the first pixel; null is padding */
+  int64_t shift;             /* of two: the second begins with this row, 1 .. kernel_h - 1; or 0 */
+  const void *weights;       /* [channels / L][kernel_h][L] */
+  int64_t weights_step;      /* elements from L channels to the next L; 0: they are alike */
+  void *out;                 /* whole vectors are written */
+  int64_t out_step, out_row; /* elements from one pixel to the next, from one row of sums */
+  int64_t kernel_h, pixel_step, pixels, channels;
+};
+
 /* One row of L output channels of the input, into scratch: [before + pixels + after][L]. */
 struct ck_stage_args {
   void *to;
@@ -243,7 +254,7 @@ struct ck_gemm_weights {
 };
 
 struct ck_dw_weights {
-  int64_t channels; /* of the output */
+  int64_t channels; /* of the output; o and o + channels have the same weights */
   void *data;       /* [channels / L][kernel_h][group_in][kernel_w][L] */
   void *bias;
 };
@@ -267,13 +278,21 @@ void ck_free(void *p);
  */
 
 /* Grouped: a conv2d whose groups are narrower than a vector. */
-enum ck_op_kind { CK_OP_CONV2D, CK_OP_GROUPED, CK_OP_DEPTHWISE, CK_OP_SEPARABLE, CK_OP_DEFORM };
+enum ck_op_kind {
+  CK_OP_CONV2D,
+  CK_OP_GROUPED,
+  CK_OP_DEPTHWISE,
+  CK_OP_SEPARABLE,
+  CK_OP_DEFORM,
+  CK_OP_SPATIAL,
+};
 
 struct ck_op {
   enum ck_op_kind kind;
   const struct ck_kernels *kernels;
   ck_conv conv;
-  struct ck_dw_weights dw;      /* depthwise, separable, grouped */
+  struct ck_dw_weights dw;      /* depthwise, separable, grouped; spatial: the row */
+  struct ck_dw_weights column;  /* spatial: kernel_h x 1, the step before dw */
   struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
   void *zeros; /* deform: a pixel of one group's channels */
@@ -285,6 +304,7 @@ struct ck_run {
   ck_image image;
   int64_t out_h, out_w;
   int64_t group_in, group_out; /* channels of a group; a depthwise has 1 and the multiplier */
+  int64_t out_channels;
   const void *x, *residual;
   void *y;
   const ck_deform *deform; /* of a deformable convolution */
@@ -307,13 +327,14 @@ bool ck_has_arrays(const struct ck_run *run); /* or an empty batch */
 /* What a run needs, and the run, of any operation in any layout. */
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes);
 void ck_run_op(const struct ck_run *run, void *workspace);
-int64_t ck_out_channels(const struct ck_op *op);
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace);
 void ck_sepconv_run(const struct ck_run *run, void *workspace);
+void ck_spatial_run(const struct ck_run *run, void *workspace);
 void ck_conv2d_run(const struct ck_run *run, void *workspace);
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes);
 ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes);
+ck_status ck_spatial_workspace(const struct ck_run *run, size_t *bytes);
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes);
 
 /* Output pixels are worked on in blocks: some whole rows of one image, or a part of one row. Either
@@ -424,6 +445,16 @@ struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, stru
 
 /* Euclid's algorithm. */
 int64_t ck_gcd(int64_t a, int64_t b);
+
+/* How a window walks along a row: outputs that are `phases` apart are whole dilations apart. */
+struct ck_dw_walk {
+  int64_t dilation; /* 1 where there is only one tap */
+  int64_t phases, group_columns;
+};
+struct ck_dw_walk ck_dw_walk_of(const ck_window *w);
+/* How many columns of the input dwconvKxK reads for `cols` outputs. */
+ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns);
+struct ck_blocking ck_dw_blocking(const struct ck_run *run);
 
 /* A depthwise of a block, into any place that an offset table can describe. */
 struct ck_dw_target {

@@ -38,9 +38,9 @@ bool ck_array_fits(int64_t a, int64_t b, int64_t c, int64_t d, int64_t element) 
          ck_mul(bytes, element, &bytes) && bytes <= PTRDIFF_MAX;
 }
 
-int64_t ck_out_channels(const ck_op *op) {
-  const ck_conv *conv = &op->conv;
-  return op->kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
+static int64_t channels_out(enum ck_op_kind kind, const ck_conv *conv, const ck_image *image) {
+  if (kind == CK_OP_SPATIAL) return image->channels;
+  return kind == CK_OP_DEPTHWISE ? conv->in_channels * conv->multiplier : conv->out_channels;
 }
 
 /* Sums over the channels of a group, taps in a window. */
@@ -50,12 +50,14 @@ static bool is_grouped(enum ck_op_kind kind) {
 
 ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   const ck_window *w = &conv->window;
+  const bool spatial = kind == CK_OP_SPATIAL;
   int64_t product;
   if ((unsigned)conv->dtype >= CK_DTYPE_COUNT || (unsigned)conv->layout > CK_NCHW)
     return CK_E_SHAPE;
   if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
-      w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < 1)
+      w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < (spatial ? 0 : 1))
     return CK_E_SHAPE;
+  if (spatial) return CK_OK;
   if (!is_grouped(kind)) {
     if (conv->multiplier < 1) return CK_E_SHAPE;
     if (!ck_mul(conv->in_channels, conv->multiplier, &product)) return CK_E_OVERFLOW;
@@ -92,6 +94,9 @@ ck_status ck_check_run(struct ck_run *run) {
     if (i->channels != conv->in_channels) return CK_E_SHAPE;
     run->group_in = conv->in_channels / conv->groups;
     run->group_out = conv->out_channels / conv->groups;
+  } else if (run->op->kind == CK_OP_SPATIAL) {
+    if (conv->in_channels && i->channels != conv->in_channels) return CK_E_SHAPE;
+    run->group_in = run->group_out = 1;
   } else {
     const int64_t channels = conv->in_channels * conv->multiplier;
     if (channels % i->channels) return CK_E_SHAPE;
@@ -100,8 +105,9 @@ ck_status ck_check_run(struct ck_run *run) {
   }
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
+  run->out_channels = channels_out(run->op->kind, conv, i);
   if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
-      !ck_array_fits(i->batch, run->out_h, run->out_w, ck_out_channels(run->op), element))
+      !ck_array_fits(i->batch, run->out_h, run->out_w, run->out_channels, element))
     return CK_E_OVERFLOW;
   return check_deform(run);
 }
@@ -149,6 +155,8 @@ void ck_op_destroy(ck_op *op) {
   ck_free(op->dw.data);
   ck_free(op->dw.bias);
   ck_free(op->zeros);
+  ck_free(op->column.data);
+  ck_free(op->column.bias);
   ck_free(op);
 }
 
@@ -282,12 +290,37 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   return finish(status, op, out);
 }
 
+/* One of the two depthwise steps; one kernel for all channels is packed as a vector of channels. */
+static ck_status pack_axis(const ck_op *op, const ck_window *window, const ck_weights *w,
+                           const void *bias, struct ck_dw_weights *packed) {
+  const bool alike = op->conv.in_channels == 0;
+  struct ck_group_weights seen = depthwise_weights(w);
+  if (alike) seen.group = 0;
+  return ck_pack_dw(op->kernels, window, alike ? op->kernels->lanes : op->conv.in_channels, 1, 1,
+                    &seen, bias, packed);
+}
+
+ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const ck_weights *row,
+                            const void *bias, ck_op **out) {
+  if (out) *out = NULL;
+  if (!conv || !column || !column->data || !row || !row->data || !out) return CK_E_NULL;
+  if (bias && conv->in_channels == 0) return CK_E_SHAPE;
+  const ck_window tall = {conv->window.kernel_h, 1, 1, 1, 1, 1};
+  const ck_window wide = {1, conv->window.kernel_w, 1, 1, 1, 1};
+  ck_op *op = NULL;
+  ck_status status = op_new(CK_OP_SPATIAL, conv, &op);
+  if (status == CK_OK) status = pack_axis(op, &tall, column, NULL, &op->column);
+  if (status == CK_OK) status = pack_axis(op, &wide, row, bias, &op->dw);
+  return finish(status, op, out);
+}
+
 /* In NCHW most operations run in bands of NHWC; a deformable convolution reads anywhere. */
 static bool in_bands(const struct ck_run *run) {
   const struct ck_op *op = run->op;
   if (op->conv.layout == CK_NHWC || op->kind == CK_OP_DEFORM) return false;
   if (op->kind == CK_OP_CONV2D) return op->gemm->layout == CK_NHWC;
-  return op->kind != CK_OP_DEPTHWISE || !ck_dw_planes_pay(run);
+  const bool depthwise = op->kind == CK_OP_DEPTHWISE || op->kind == CK_OP_SPATIAL;
+  return !depthwise || !ck_dw_planes_pay(run);
 }
 
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
@@ -299,6 +332,9 @@ ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
     case CK_OP_DEPTHWISE:
       return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
                                              : ck_dwconv_workspace(run, bytes);
+    case CK_OP_SPATIAL:
+      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
+                                             : ck_spatial_workspace(run, bytes);
     default: return ck_sepconv_workspace(run, bytes);
   }
 }
@@ -314,6 +350,9 @@ void ck_run_op(const struct ck_run *run, void *workspace) {
     case CK_OP_GROUPED: ck_dwconv_run(run, workspace); break;
     case CK_OP_DEPTHWISE:
       (run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(run, workspace);
+      break;
+    case CK_OP_SPATIAL:
+      (run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_spatial_run)(run, workspace);
       break;
     case CK_OP_SEPARABLE: ck_sepconv_run(run, workspace); break;
   }

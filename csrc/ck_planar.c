@@ -4,8 +4,11 @@
  * copying rows of planes. A depthwise stages the part of a plane under a block, padded, with the
  * columns (and rows) of each residue modulo the stride side by side; then every tap, whatever the
  * window, is the same plane shifted, and rows follow one another without a gap that the lanes would
- * notice.
+ * notice. A spatially separable one sums its column's taps into planes without the rows between
+ * outputs, and its row's taps from those.
  */
+#include <math.h>
+
 #include "ck_impl.h"
 
 /* ------------------------------------------------------------------------------- fills of the GEMM
@@ -83,6 +86,7 @@ struct staging {
   struct axis v, h;
   int64_t rows, pitch, plane; /* of one plane: its rows, elements of a row, elements */
   int64_t elements, outputs;  /* of all of it, with a vector to spare; of the result, with gaps */
+  int64_t made;               /* spatially separable: of the planes of column sums; or 0 */
 };
 
 static ck_status staging_of(const struct ck_run *run, int64_t rows, int64_t cols,
@@ -96,6 +100,9 @@ static ck_status staging_of(const struct ck_run *run, int64_t rows, int64_t cols
       !ck_mul(s->elements, s->h.residues, &s->elements) ||
       !ck_add(s->elements, slack, &s->elements) || !ck_mul(rows, s->pitch, &s->outputs))
     return CK_E_OVERFLOW;
+  const bool separable = run->op->kind == CK_OP_SPATIAL;
+  s->made =
+      separable ? s->outputs * s->h.residues + slack : 0; /* no more than there are elements */
   return CK_OK;
 }
 
@@ -111,10 +118,11 @@ static ck_status scratch_of(const struct ck_run *run, int64_t rows, int64_t cols
   int64_t all, taps;
   const ck_status status = staging_of(run, rows, cols, &s);
   if (status != CK_OK) return status;
-  if (!ck_add(s.elements, s.outputs, &all) || !ck_mul(all, run->op->kernels->element, &all) ||
-      !ck_mul(w->kernel_h, w->kernel_w, &taps) ||
+  if (!ck_add(s.elements, s.outputs, &all) || !ck_add(all, s.made, &all) ||
+      !ck_mul(all, run->op->kernels->element, &all) || !ck_mul(w->kernel_h, w->kernel_w, &taps) ||
+      !ck_add(taps, w->kernel_h, &taps) ||
       !ck_mul(taps, (int64_t)(sizeof(struct ck_tap) + sizeof(struct move)), &taps) ||
-      !ck_add(all, taps, &all) || !ck_add(all, 5 * CK_ALIGN, &all))
+      !ck_add(all, taps, &all) || !ck_add(all, 6 * CK_ALIGN, &all))
     return CK_E_OVERFLOW;
   *bytes = (size_t)all;
   return CK_OK;
@@ -126,24 +134,37 @@ struct planar_dw {
   const struct ck_block *block;
   const ck_activation *activation;
   struct staging s;
-  struct ck_tap *tap;
-  struct move *moves; /* one for each staged plane */
-  void *staged, *out; /* out: [rows][pitch], of which cols of each row are outputs */
+  int64_t taps;
+  struct ck_tap *tap, *column; /* column: the taps of the step before, if there is one */
+  struct move *moves;          /* one for each staged plane */
+  void *staged, *made, *out;   /* out: [rows][pitch], of which cols of each row are outputs */
 };
+
+/* Tap (ky, kx) in planes of so many elements. */
+static int64_t place_of(const struct planar_dw *d, int64_t ky, int64_t kx, int64_t plane) {
+  const struct axis *v = &d->s.v, *h = &d->s.h;
+  return (ky % v->residues * h->residues + kx % h->residues) * plane +
+         ky * v->dilation / v->stride * d->s.pitch + kx * h->dilation / h->stride;
+}
+
+static void place_column_and_row(struct planar_dw *d) {
+  const ck_window *w = &d->run->op->conv.window;
+  const int64_t lanes = d->run->op->kernels->lanes;
+  for (int64_t ky = 0; ky < w->kernel_h; ++ky)
+    d->column[ky] = (struct ck_tap){place_of(d, ky, 0, d->s.plane), ky * lanes};
+  for (int64_t kx = 0; kx < w->kernel_w; ++kx)
+    d->tap[kx] = (struct ck_tap){place_of(d, 0, kx, d->s.outputs), kx * lanes};
+}
 
 /* Where each tap is, in the order in which the NHWC kernels sum them, for the same bits. */
 static void place_taps(struct planar_dw *d) {
   const struct ck_run *run = d->run;
   const ck_window *w = &run->op->conv.window;
-  const struct axis *v = &d->s.v, *h = &d->s.h;
-  const int64_t taps = w->kernel_h * w->kernel_w;
   const bool by_columns = ck_dw_by_columns(run);
-  for (int64_t t = 0; t < taps; ++t) {
+  for (int64_t t = 0; t < d->taps; ++t) {
     const int64_t ky = by_columns ? t % w->kernel_h : t / w->kernel_w;
     const int64_t kx = by_columns ? t / w->kernel_h : t % w->kernel_w;
-    const int64_t plane = ky % v->residues * h->residues + kx % h->residues;
-    d->tap[t].plane = plane * d->s.plane + ky * v->dilation / v->stride * d->s.pitch +
-                      kx * h->dilation / h->stride;
+    d->tap[t].plane = place_of(d, ky, kx, d->s.plane);
     d->tap[t].weight = (ky * w->kernel_w + kx) * run->op->kernels->lanes;
   }
 }
@@ -173,14 +194,18 @@ static void begin_block(struct planar_dw *d, const struct ck_run *run, const str
   const ck_window *w = &run->op->conv.window;
   const int element = run->op->kernels->element;
   const int64_t taps = w->kernel_h * w->kernel_w;
+  const bool separable = run->op->kind == CK_OP_SPATIAL;
   *d = (struct planar_dw){.run = run, .block = block, .activation = activation};
   staging_of(run, block->rows, block->cols, &d->s);
+  d->taps = separable ? w->kernel_w : taps;
   d->tap = ck_align(scratch);
-  d->moves = ck_align(d->tap + taps);
+  d->column = d->tap + d->taps;
+  d->moves = ck_align(d->tap + taps + w->kernel_h);
   d->staged = ck_align(d->moves + taps);
-  d->out = ck_align((char *)d->staged + d->s.elements * element);
+  d->made = ck_align((char *)d->staged + d->s.elements * element);
+  d->out = ck_align((char *)d->made + d->s.made * element);
   memset(d->staged, 0, (size_t)(d->s.elements * element)); /* what is padding stays zero */
-  place_taps(d);
+  (separable ? place_column_and_row : place_taps)(d);
   place_moves(d);
 }
 
@@ -202,19 +227,47 @@ static void stage_channel(const struct planar_dw *d, int64_t channel) {
   }
 }
 
+/* The weights of output channel o. */
+static const void *weights_of(const struct ck_kernels *k, const struct ck_dw_weights *w,
+                              int64_t taps, int64_t o) {
+  const int64_t channel = o % w->channels;
+  return ck_at(w->data, channel / k->lanes * taps * k->lanes + channel % k->lanes, k->element);
+}
+
+/* Spatially separable: the column sums of the staged channel, one plane for each residue modulo the
+ * horizontal stride. */
+static void make_column_sums(const struct planar_dw *d, int64_t o) {
+  const struct ck_op *op = d->run->op;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t taps = op->conv.window.kernel_h;
+  for (int64_t b = 0; b < d->s.h.residues; ++b)
+    k->dwconv_planar(&(struct ck_dw_planar_args){
+        .plane = ck_at(d->staged, b * d->s.plane, k->element),
+        .tap = d->column,
+        .weights = weights_of(k, &op->column, taps, o),
+        .bias = op->column.bias,
+        .taps = taps,
+        .n = d->s.outputs,
+        .out = ck_at_mut(d->made, b * d->s.outputs, k->element),
+        .low = -INFINITY,
+        .high = INFINITY,
+    });
+}
+
 /* Output channel o of the block, into d->out. */
 static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
   const struct ck_op *op = d->run->op;
   const struct ck_kernels *k = op->kernels;
-  const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w;
+  const bool separable = op->kind == CK_OP_SPATIAL;
   const int64_t multiplier = d->run->group_out;
   if (stage || o % multiplier == 0) stage_channel(d, o / multiplier);
+  if (separable) make_column_sums(d, o);
   k->dwconv_planar(&(struct ck_dw_planar_args){
-      .plane = d->staged,
+      .plane = separable ? d->made : d->staged,
       .tap = d->tap,
-      .weights = ck_at(op->dw.data, o / k->lanes * taps * k->lanes + o % k->lanes, k->element),
-      .bias = ck_at(op->dw.bias, o, k->element),
-      .taps = taps,
+      .weights = weights_of(k, &op->dw, d->taps, o),
+      .bias = ck_at(op->dw.bias, o % op->dw.channels, k->element),
+      .taps = d->taps,
       .n = (d->block->rows - 1) * d->s.pitch + d->block->cols,
       .out = d->out,
       .low = d->activation->low,
@@ -224,13 +277,14 @@ static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
 
 /* Lanes are pixels here, and channels in bands: with few channels those would idle. */
 bool ck_dw_planes_pay(const struct ck_run *run) {
-  return 2 * run->op->dw.channels <= run->op->kernels->lanes;
+  return 2 * run->out_channels <= run->op->kernels->lanes;
 }
 
-/* The staged input of a block takes half of L1. */
+/* The staged input of a block takes half of L1, or with column sums a third. */
 static struct ck_blocking blocking_of(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
-  const int64_t inputs = ck_cpu_l1d_bytes() / 2 / run->op->kernels->element;
+  const int64_t share = run->op->kind == CK_OP_SPATIAL ? 3 : 2;
+  const int64_t inputs = ck_cpu_l1d_bytes() / share / run->op->kernels->element;
   const int64_t pixels = inputs / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
   return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
 }
@@ -248,8 +302,8 @@ void ck_dwconv_planar_run(const struct ck_run *run, void *workspace) {
     const struct ck_block block = ck_block_at(&blocking, i);
     struct planar_dw d;
     begin_block(&d, run, &block, activation, workspace);
-    for (int64_t o = 0; o < op->dw.channels; ++o) {
-      const int64_t plane = (block.image * op->dw.channels + o) * run->out_h;
+    for (int64_t o = 0; o < run->out_channels; ++o) {
+      const int64_t plane = (block.image * run->out_channels + o) * run->out_h;
       const int64_t at = (plane + block.y) * run->out_w + block.x;
       make_channel(&d, o, false);
       op->kernels->planar_copy(

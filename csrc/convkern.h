@@ -65,7 +65,9 @@ typedef struct ck_window {
  *   conv2d     in_channels -> out_channels in groups; multiplier is ignored
  *   deform     as conv2d
  *   depthwise  in_channels -> in_channels * multiplier; out_channels and groups are ignored
- *   separable  a depthwise, then a pointwise to out_channels */
+ *   separable  a depthwise, then a pointwise to out_channels
+ *   spatial    a kernel_h x 1 depthwise, then a 1 x kernel_w one; in_channels 0 takes images of any
+ *              channels, all with one kernel; out_channels, groups and multiplier are ignored */
 typedef struct ck_conv {
   ck_isa isa;
   ck_dtype dtype;
@@ -79,7 +81,8 @@ typedef struct ck_conv {
 
 /* Weights as a strided 4-D array; strides in elements, any sign.
  *   standard   (kernel_h, kernel_w, in_channels / groups, out_channels)
- *   depthwise  (kernel_h, kernel_w, in_channels, multiplier) */
+ *   depthwise  (kernel_h, kernel_w, in_channels, multiplier)
+ *   spatial    (kernel_h, 1, in_channels, 1) and (1, kernel_w, in_channels, 1) */
 typedef struct ck_weights {
   const void *data;
   int64_t stride[4];
@@ -112,6 +115,9 @@ ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void 
 ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const void *dw_bias,
                             const ck_weights *pw, const void *bias, ck_op **op);
 ck_status ck_deform_create(const ck_conv *conv, const ck_weights *w, const void *bias, ck_op **op);
+/* The column runs first; the bias comes after the row, and is null where in_channels is 0. */
+ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const ck_weights *row,
+                            const void *bias, ck_op **op);
 void ck_op_destroy(ck_op *op);
 
 ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes);

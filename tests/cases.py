@@ -12,7 +12,13 @@ import reference
 
 import convkern as ck
 
-OPS = ["conv2d", "depthwise_conv2d", "pointwise_conv2d", "separable_conv2d"]
+OPS = [
+    "conv2d",
+    "depthwise_conv2d",
+    "pointwise_conv2d",
+    "separable_conv2d",
+    "spatially_separable_conv2d",
+]
 LAYOUTS = ["NHWC", "NCHW"]
 DATA = ["integers", "reals", "doubles"]
 ACTIVATIONS = [None, "relu", "relu6", "hardswish", "hardsigmoid", "sigmoid", "silu", (-1.5, 2.5)]
@@ -77,6 +83,20 @@ EXAMPLES = {
         "kernel": (5, 5),
         "multiplier": 2,
         "padding": 2,
+    },
+    "spatial_5x3": {
+        "op": "spatially_separable_conv2d",
+        "x": (2, 7, 6, 19),
+        "kernel": (5, 3),
+        "padding": ((2, 1), (1, 3)),
+    },
+    "spatial_2x5_stride_2": {
+        "op": "spatially_separable_conv2d",
+        "x": (2, 9, 8, 37),
+        "kernel": (2, 5),
+        "padding": "same",
+        "stride": 2,
+        "dilation": (1, 2),
     },
 }
 
@@ -173,9 +193,9 @@ class Call:
     ----------
     op : str
     weights : tuple of ndarray
-        ``(w,)``, or ``(dw, pw)`` for a separable convolution.
+        ``(w,)``, or ``(dw, pw)`` for a separable convolution, or ``(column, row)``.
     biases : tuple of (ndarray or None)
-        As many as weights.
+        As many as weights; one where those are a column and a row.
     """
 
     op: str
@@ -201,6 +221,7 @@ class Call:
             "depthwise_conv2d": ck.DepthwiseConv2d,
             "pointwise_conv2d": ck.PointwiseConv2d,
             "separable_conv2d": ck.SeparableConv2d,
+            "spatially_separable_conv2d": ck.SpatiallySeparableConv2d,
         }
         return layers[self.op](*self.weights, *self.biases, **options)
 
@@ -258,10 +279,15 @@ def call(
         "depthwise_conv2d": [depthwise],
         "pointwise_conv2d": [(channels, outputs)],
         "separable_conv2d": [depthwise, (inner, outputs)],
+        "spatially_separable_conv2d": [(n, channels) for n in kernel],
     }[op]
     if op == "conv2d" and groups != 1:
         options["groups"] = groups
-    counts = {"depthwise_conv2d": [inner], "separable_conv2d": [inner, outputs]}.get(op, [outputs])
+    counts = {
+        "depthwise_conv2d": [inner],
+        "separable_conv2d": [inner, outputs],
+        "spatially_separable_conv2d": [channels],
+    }.get(op, [outputs])
     draw = {"integers": _integers, "wide_range": _wide_range}.get(data, _reals)
     dtype = np.float64 if data == "doubles" else np.float32
     weights = [draw(rng, s).astype(dtype) for s in shapes]
@@ -295,7 +321,7 @@ def images_nchw(x):
 
 
 def _oihw(w):
-    return np.ascontiguousarray(w.T if w.ndim == 2 else w.transpose(3, 2, 0, 1))
+    return np.ascontiguousarray(w.T if w.ndim <= 2 else w.transpose(3, 2, 0, 1))
 
 
 def _integers(rng, shape):

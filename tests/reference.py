@@ -135,6 +135,33 @@ def deform_conv2d(
         return activate(y, activation)
 
 
+def spatially_separable_conv2d(
+    x, column, row, bias=None, *, activation=None, residual=None, **options
+):  # fmt: skip
+    """Filter by columns, then by rows; see ``convkern.spatially_separable_conv2d``."""
+    (column, down), (row, along) = _column_and_row(x, column, row, **options)
+    sums = depthwise_conv2d(x, column, **down)
+    return depthwise_conv2d(sums, row, bias, activation=activation, residual=residual, **along)
+
+
+def _column_and_row(x, column, row, *, stride=1, padding=0, dilation=1, layout="NHWC"):
+    """Make depthwise weights of column and row, and the options of both steps.
+
+    The image is padded on all sides before the first.
+    """
+    column, row = (np.asarray(w) if layout == "NHWC" else np.transpose(w) for w in (column, row))
+    channels = np.shape(x)[-1 if layout == "NHWC" else -3]
+    column, row = (w[:, None] if w.ndim == 1 else w for w in (column, row))
+    column, row = (np.broadcast_to(w, (len(w), channels)) for w in (column, row))
+    (sh, sw), (dh, dw) = _pair(stride), _pair(dilation)
+    size = np.shape(x)[-3:-1] if layout == "NHWC" else np.shape(x)[-2:]
+    pads = resolve_padding(padding, size, (len(column), len(row)), (sh, sw), (dh, dw))
+    layouts = {"layout": layout, "weight_layout": "HWIO"}
+    down = {"stride": (sh, 1), "padding": pads, "dilation": (dh, 1), **layouts}
+    along = {"stride": (1, sw), "dilation": (1, dw), **layouts}
+    return (column[:, None], down), (row[None], along)
+
+
 def max_pool2d(x, kernel, *, layout="NHWC", **window):
     """Take the largest number under every window; see ``convkern.max_pool2d``."""
     return _pool(x, kernel, np.maximum, -np.inf, layout=layout, **window)
@@ -222,6 +249,8 @@ def bound(op, *arrays, dtype=np.float32, activation=None, residual=None, **optio
             error = _deform_error(*arrays, dtype=dtype, residual=residual, **options)
         elif op is separable_conv2d:
             error = _separable_error(*arrays, dtype=dtype, residual=residual, **options)
+        elif op is spatially_separable_conv2d:
+            error = _spatial_error(*arrays, dtype=dtype, residual=residual, **options)
         else:
             x, w, *bias = arrays
             error = _sum_error(op, x, w, *bias, dtype=dtype, residual=residual, **options)
@@ -276,6 +305,16 @@ def _deform_error(
     terms = w[..., 0].size + 1 + (residual is not None)
     carried = _like(_mix(error, w), np.ndim(x), layout)
     return _gamma(terms, dtype) * magnitude + carried + terms * float(np.finfo(dtype).tiny)
+
+
+def _spatial_error(x, column, row, bias=None, *, dtype, residual, **options):
+    """The column sums' error, carried through the row's weights."""
+    (column, down), (row, along) = _column_and_row(x, column, row, **options)
+    sums = depthwise_conv2d(x, column, **down)
+    error = _sum_error(depthwise_conv2d, x, column, dtype=dtype, **down)
+    return _sum_error(
+        depthwise_conv2d, sums, row, bias, dtype=dtype, residual=residual, x_error=error, **along
+    )
 
 
 def activation_error(z, error, activation, dtype):

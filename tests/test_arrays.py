@@ -118,6 +118,8 @@ def test_weight_layout_overrides(name):
     made = example(name)
     twin = nchw(made)
     want = made.run()
+    if made.op == "spatially_separable_conv2d":
+        pytest.skip("has no weight_layout")
     assert_same_bits(made.run(weight_layout="HWIO"), want)
     assert_same_bits(replace(made, weights=twin.weights).run(weight_layout="OIHW"), want)
     assert_same_bits(

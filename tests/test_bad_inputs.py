@@ -8,12 +8,14 @@ from numpy.lib.stride_tricks import as_strided
 import convkern as ck
 
 ALL = tuple(OPS)
-WINDOWED = ("conv2d", "depthwise_conv2d", "separable_conv2d")
+WINDOWED = tuple(op for op in OPS if op != "pointwise_conv2d")
+HAVE_WEIGHT_LAYOUT = tuple(op for op in OPS if op != "spatially_separable_conv2d")
 NAMES = {
     "conv2d": ("x", "w", "bias"),
     "depthwise_conv2d": ("x", "w", "bias"),
     "pointwise_conv2d": ("x", "w", "bias"),
     "separable_conv2d": ("x", "dw", "pw", "dw_bias", "bias"),
+    "spatially_separable_conv2d": ("x", "column", "row", "bias"),
 }
 
 
@@ -101,7 +103,7 @@ BAD_OPTIONS = [
     ("activation", ALL, (*WRONG, OverflowError), [(10**400, 10**401)]),
     ("dw_activation", ("separable_conv2d",), WRONG, ["gelu", 1, *BAD_CLAMPS]),
     ("layout", ALL, WRONG, ["nhwc", "NHCW", "", None, 1, b"NHWC", "CHWN", ["NHWC"]]),
-    ("weight_layout", ALL, WRONG, ["hwio", "NHWC", "", 1, b"HWIO", ["OIHW"]]),
+    ("weight_layout", HAVE_WEIGHT_LAYOUT, WRONG, ["hwio", "NHWC", "", 1, b"HWIO", ["OIHW"]]),
     ("threads", ALL, WRONG, [0, -1, 1.5, "2", (1, 1)]),
     ("threads", ALL, (*WRONG, OverflowError), BEYOND_64_BITS),
 ]
@@ -177,8 +179,8 @@ def test_rank(op, layout):
         refuses(op, kwargs | {"x": np.zeros(shape, np.float32)}, ValueError, "x", str(shape))
     for name in NAMES[op][1:]:
         for shape in ((), (3,), (2, 3, 3, 3, 3), (1,) * 32):
-            if "bias" in name and len(shape) == 1:
-                shape = (1, 3)
+            if len(shape) == 1 and ("bias" in name or name in ("column", "row")):
+                shape = (1, 3, 1)
             refuses(op, kwargs | {name: np.zeros(shape, np.float32)}, ValueError, name, str(shape))
 
 

@@ -200,7 +200,7 @@ def test_long_sums(program, data):
     )
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [op for op in OPS if op != "spatially_separable_conv2d"])
 def test_weights_oihw(program, op, data):
     """Strides other than those of contiguous HWIO weights."""
     for multiplier in (1, 3):
@@ -407,6 +407,16 @@ def test_sizes_that_do_not_fit_a_deformable(program, changes, status):
     assert [status for status, _ in program.answers([changed])] == [status]
 
 
+def test_one_column_and_row_for_all_channels(program, data):
+    op = "spatially_separable_conv2d"
+    calls = []
+    for channels, stride, dilation in product((1, 3, 4, 9), (1, 2), (1, 2)):
+        window = {"kernel": (3, 5), "padding": 4, "stride": stride, "dilation": dilation}
+        made = call(op, (2, 5, 9, channels), bias=False, data=data, **window)
+        calls.append(replace(made, weights=tuple(w[:, 0].copy() for w in made.weights)))
+    check_all(program, calls)
+
+
 @settings(SETTINGS, max_examples=60)
 @given(st.lists(calls(), min_size=1, max_size=20))
 def test_any_calls(program, calls):
@@ -430,6 +440,24 @@ def test_any_calls(program, calls):
 )
 def test_sizes_that_do_not_fit(program, changes, status):
     changed = vectors.encode(example("conv2d_3x3"), **changes)
+    assert [status for status, _ in program.answers([changed])] == [status]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"window": (5, 3, 0, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"window": (5, 12, 1, 1, 1, 1)}, vectors.E_SHAPE),
+        ({"channels": (18, 0, 0, 0)}, vectors.E_SHAPE),
+        ({"channels": (-1, 0, 0, 0)}, vectors.E_SHAPE),
+        ({"channels": (0, 0, 0, 0)}, vectors.E_SHAPE),  # but there is a bias
+        ({"image": (2, 7, 6, 0, 2, 1, 1, 3)}, vectors.E_SHAPE),
+        ({"image": (2, 7, 6, 19, 2, 1, 2**62, 2**62)}, vectors.E_OVERFLOW),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_column_and_row(program, changes, status):
+    changed = vectors.encode(example("spatial_5x3"), **changes)
     assert [status for status, _ in program.answers([changed])] == [status]
 
 

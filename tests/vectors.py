@@ -45,6 +45,7 @@ KINDS = {
     "depthwise_conv2d": 1,
     "separable_conv2d": 2,
     "deform_conv2d": 5,
+    "spatially_separable_conv2d": 6,
 }
 POOLING_KINDS = {"max_pool2d": 3, "avg_pool2d": 4, "global_avg_pool2d": 4}
 ACTIVATION_KINDS = ("clamp", "hardswish", "hardsigmoid", "sigmoid", "silu")
@@ -137,7 +138,7 @@ def _write_convolution(header, made):
     sizes = _sizes(x, layout)
     *dw, w = (_hwio(made, i) for i in range(len(made.weights)))
     *dw_bias, bias = made.biases
-    kernel = (dw[0] if dw else w).shape[:2]
+    kernel = np.max([a.shape[:2] for a in (*dw, w)], axis=0)
     header["kind"] = KINDS[made.op]
     header["layout"] = LAYOUTS.index(layout)
     header["channels"] = _channels(made, sizes[3], w, dw)
@@ -194,6 +195,8 @@ def _sizes(x, layout):
 
 def _channels(made, channels, w, dw):
     """Channels in, channels out, groups and multiplier."""
+    if made.op == "spatially_separable_conv2d":
+        return (0 if made.weights[0].ndim == 1 else channels, 0, 0, 0)
     multiplier = (dw[0] if dw else w).shape[3]
     if made.op == "depthwise_conv2d":
         return (channels, 0, 0, multiplier)
@@ -205,6 +208,9 @@ def _hwio(made, index):
     """See weights as convkern.h does, as (kh, kw, C, N) or (kh, kw, C, multiplier)."""
     w, layout = made.weights[index], made.options.get("layout", "NHWC")
     oihw = made.options.get("weight_layout", "HWIO" if layout == "NHWC" else "OIHW") == "OIHW"
+    if made.op == "spatially_separable_conv2d":
+        taps = (w if w.ndim == 2 else w[None]).T if layout == "NCHW" or w.ndim == 1 else w
+        return taps[:, None, :, None] if index == 0 else taps[None, :, :, None]
     if index == 0 and made.op in ("depthwise_conv2d", "separable_conv2d"):
         channels = _sizes(made.x, layout)[3]
         if oihw:

@@ -6,6 +6,7 @@
 #include "kernels/deform.tpl.h"
 #include "kernels/dwconv3x3.tpl.h"
 #include "kernels/dwconvKxK.tpl.h"
+#include "kernels/dwconvKx1.tpl.h"
 #include "kernels/planar.tpl.h"
 #include "kernels/transpose.tpl.h"
 #include "kernels/activate.tpl.h"

@@ -21,7 +21,7 @@
 
 #include "convkern.h"
 
-enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL, DEFORM };
+enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL, DEFORM, SPATIAL };
 enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, OFFSET, MASK, ARRAYS };
 enum side { BEFORE, AFTER, SIDES };
 
@@ -138,8 +138,8 @@ static bool read_case(FILE *file, ck_isa isa, struct vector_case *c) {
   c->element = h->dtype == CK_F64 ? sizeof(double) : sizeof(float);
   for (int a = 0; a < ARRAYS; ++a) {
     const size_t n = (size_t)h->count[a];
-    c->array[a] = allocate(n * c->element);
-    if (fread(c->array[a], c->element, n, file) != n) fail("the file ends early");
+    c->array[a] = n ? allocate(n * c->element) : NULL;
+    if (n && fread(c->array[a], c->element, n, file) != n) fail("the file ends early");
   }
   return true;
 }
@@ -158,6 +158,7 @@ static ck_status create(const struct vector_case *c, void *const *array, ck_op *
   switch (c->header.kind) {
     case CONV2D: return ck_conv2d_create(&c->conv, &w, array[BIAS], op);
     case DEPTHWISE: return ck_dwconv_create(&c->conv, &w, array[BIAS], op);
+    case SPATIAL: return ck_spatial_create(&c->conv, &dw, &w, array[BIAS], op);
     case SEPARABLE: return ck_sepconv_create(&c->conv, &dw, array[DW_BIAS], &w, array[BIAS], op);
     case DEFORM: return ck_deform_create(&c->conv, &w, array[BIAS], op);
     default: *op = NULL; return CK_OK; /* there is nothing to create */
@@ -198,9 +199,12 @@ static int64_t output_count(const struct vector_case *c) {
     return c->image.batch * h * w * c->image.channels;
   }
   if (ck_output_size(&conv->window, &c->image, &h, &w) != CK_OK) fail("no output size");
-  const bool depthwise = c->header.kind == DEPTHWISE;
-  const int64_t out = depthwise ? conv->in_channels * conv->multiplier : conv->out_channels;
-  return c->image.batch * h * w * out;
+  const int64_t pixels = c->image.batch * h * w;
+  switch (c->header.kind) {
+    case DEPTHWISE: return pixels * conv->in_channels * conv->multiplier;
+    case SPATIAL: return pixels * c->image.channels;
+    default: return pixels * conv->out_channels;
+  }
 }
 
 /* ------------------------------------------------------------------------------------------- runs
@@ -308,11 +312,12 @@ static ck_isa isa_of(const char *name) {
 
 /* A failed creation leaves no operation, whatever was there before. */
 static void check_nulls(void) {
-  ck_op *a = (void *)&a, *b = a, *c = a, *d = a;
+  ck_op *a = (void *)&a, *b = a, *c = a, *d = a, *e = a;
   if (ck_conv2d_create(NULL, NULL, NULL, &a) != CK_E_NULL || a ||
       ck_dwconv_create(NULL, NULL, NULL, &b) != CK_E_NULL || b ||
       ck_sepconv_create(NULL, NULL, NULL, NULL, NULL, &c) != CK_E_NULL || c ||
-      ck_deform_create(NULL, NULL, NULL, &d) != CK_E_NULL || d)
+      ck_deform_create(NULL, NULL, NULL, &d) != CK_E_NULL || d ||
+      ck_spatial_create(NULL, NULL, NULL, NULL, &e) != CK_E_NULL || e)
     fail("made an operation of nothing");
   if (ck_deform_run(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL)
     fail("deformed nothing");
