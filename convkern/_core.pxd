@@ -97,6 +97,8 @@ cdef extern from "convkern.h" nogil:
     ck_status ck_spatial_create(const ck_conv *, const ck_weights *, const ck_weights *,
                                 const void *, ck_op **)
     void ck_op_destroy(ck_op *)
+    void *ck_workspace_take(size_t)
+    void ck_workspace_give(void *)
     ck_status ck_op_workspace_size(const ck_op *, const ck_image *, size_t *)
     ck_status ck_op_run(const ck_op *, const ck_image *, const void *, const void *, void *,
                         void *, size_t)

@@ -2,7 +2,6 @@
 """The only file that calls C. No shape logic: that is _operation.py's, and C checks it again."""
 
 cimport numpy as cnp
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cnp.import_array()
@@ -166,13 +165,13 @@ cdef class Op:
         cdef const void *residual_data = _data(residual)
         cdef void *y_data = cnp.PyArray_DATA(y)
         with nogil:
-            workspace = malloc(needed)
+            workspace = ck_workspace_take(needed)
             if workspace == NULL:
                 status = CK_E_NOMEM
             else:
                 status = ck_deform_run(self.op, &image, where, x_data, residual_data, y_data,
                                        workspace, needed)
-                free(workspace)
+                ck_workspace_give(workspace)
         _raise(status, self.name)
 
 
@@ -196,12 +195,12 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
     cdef const void *x_data = cnp.PyArray_DATA(x)
     cdef void *y_data = cnp.PyArray_DATA(y)
     with nogil:
-        workspace = malloc(needed)
+        workspace = ck_workspace_take(needed)
         if workspace == NULL:
             status = CK_E_NOMEM
         else:
             status = ck_pool_run(&p, &image, x_data, y_data, workspace, needed)
-            free(workspace)
+            ck_workspace_give(workspace)
     _raise(status, name)
 
 

@@ -12,19 +12,20 @@
  *
  * Taps are summed row by row, left to right, from the bias on.
  */
-enum { DW_GROUP = 7, DW_MAX_WIDTH = 9 }; /* 7, 14, 28, 56, 112: how wide networks are */
+enum { DW_GROUP = 7, DW_LARGE_GROUP = 14, DW_MAX_WIDTH = 9 }; /* networks are 7, 14, 28 .. wide */
 
-/* How many sums leave room for the weights of a kernel row and an input. */
-CK_INLINE int dw_group_size(int width) {
+/* How many sums leave room for the weights of a kernel row and an input. Seven are too few to hide
+ * the latency of two FMA units, but no row has fewer. */
+CK_INLINE int dw_group_size(int width, int wanted) {
   const int room = VF_REGISTERS - width - (VF_HAS_FMA ? 2 : 5);
-  return room < DW_GROUP ? room : DW_GROUP;
+  return room < wanted ? room : wanted;
 }
 
 /* Add one kernel row to a group of sums. Width 0 stands for any, and then `stride` is any too; sums
  * past `count` repeat the last. */
 CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, const real *in,
-                          vf *sum, int64_t count, const int width, const int stride) {
-  const int size = dw_group_size(width);
+                          vf *sum, int64_t count, const int width, const int stride,
+                          const int size) {
   if (width == 0) {
     for (int64_t kx = 0; kx < d->kernel_w; ++kx, in += d->tap_step) {
       const vf w = vf_load(weights + kx * VF_LANES);
@@ -48,15 +49,15 @@ CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, c
 
 /* A group of outputs of one phase, the first `count` of which exist. */
 CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count, const int width,
-                        const int stride) {
-  const int size = dw_group_size(width);
+                        const int stride, const int size) {
   const real *weights = d->weights;
   const vf bias = vf_load(d->bias);
-  vf sum[DW_GROUP];
+  vf sum[DW_LARGE_GROUP];
   CK_UNROLL
   for (int p = 0; p < size; ++p) sum[p] = bias;
   for (int64_t ky = 0; ky < d->kernel_h; ++ky, weights += d->kernel_w * VF_LANES)
-    dw_add_row(d, weights, (const real *)d->rows[ky] + x * d->out_step, sum, count, width, stride);
+    dw_add_row(d, weights, (const real *)d->rows[ky] + x * d->out_step, sum, count, width, stride,
+               size);
 
   const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
   const bool full = d->lanes == VF_LANES;
@@ -70,14 +71,22 @@ CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count
 
 /* The last group of a phase overlaps the one before; only a phase shorter than a group has sums
  * that do not exist. */
+CK_INLINE void dw_phase(const struct ck_dw_row_args *d, int64_t phase, int64_t outputs,
+                        const int width, const int stride, const int size) {
+  for (int64_t p = 0; p < outputs; p += size) {
+    const int64_t first = ck_max(0, ck_min(p, outputs - size));
+    dw_group(d, phase + first * d->phases, outputs - first, width, stride, size);
+  }
+}
+
 CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int stride) {
-  const int size = dw_group_size(width);
+  const int size = dw_group_size(width, DW_GROUP), large = dw_group_size(width, DW_LARGE_GROUP);
   for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
     const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
-    for (int64_t p = 0; p < outputs; p += size) {
-      const int64_t first = ck_max(0, ck_min(p, outputs - size));
-      dw_group(d, phase + first * d->phases, outputs - first, width, stride);
-    }
+    if (large == DW_LARGE_GROUP && outputs >= large)
+      dw_phase(d, phase, outputs, width, stride, large);
+    else
+      dw_phase(d, phase, outputs, width, stride, size);
   }
 }
 
