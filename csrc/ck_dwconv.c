@@ -94,9 +94,10 @@ struct ck_dw_walk ck_dw_walk_of(const ck_window *w) {
   return walk;
 }
 
-/* The ring of staged rows: `slots` rows of `columns` pixels of L channels, and one of padding. */
+/* The ring of staged rows: `slots` rows of `columns` pixels of some vectors of channels, and one of
+ * padding. */
 struct ring {
-  int64_t slots, columns;
+  int64_t slots, columns, vectors;
 };
 
 /* Kernels for strides up to 3 read the columns of outputs that are missing in a short phase, so a
@@ -114,32 +115,48 @@ ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns
   return ck_add(ck_max(last, short_phase), reach + 1, columns) ? CK_OK : CK_E_OVERFLOW;
 }
 
+/* As many vectors of channels as a sixteenth of L2 holds rows of: so the image is read in longer
+ * runs, in which hardware sees a pattern. */
 static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+  const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
+  const ck_status status = ck_dw_columns(run, cols, &ring->columns);
+  if (status != CK_OK) return status;
+  int64_t rows, bytes;
   ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
-  return ck_dw_columns(run, cols, &ring->columns);
+  if (!ck_mul(ring->slots, run->group_in, &rows) || !ck_mul(rows + 1, ring->columns, &bytes) ||
+      !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
+    return CK_E_OVERFLOW;
+  const bool plain = run->group_in == 1 && run->group_out == 1;
+  const int64_t all = ck_ceil_div(run->out_channels, k->lanes);
+  ring->vectors = plain ? ck_max(1, ck_min(all, ck_cpu_l2_bytes() / 16 / bytes)) : 1;
+  return CK_OK;
+}
+
+/* Elements of a staged row. */
+static int64_t slot_elements(const struct ck_run *run, const struct ring *ring) {
+  return ring->columns * ring->vectors * run->op->kernels->lanes;
 }
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
-  const struct ck_kernels *k = run->op->kernels;
   *bytes = 0;
   if (kernel_3x3(run)) return CK_OK;
   struct ring ring;
   int64_t rows, tables;
   const ck_status status = ring_of(run, block_cols, &ring);
   if (status != CK_OK) return status;
-  const int64_t group_in = run->group_in;
-  if (!ck_mul(ring.slots, group_in, &ring.slots) || !ck_mul(ring.slots + 1, ring.columns, &rows) ||
-      !ck_mul(rows, (int64_t)k->lanes * k->element, &rows) ||
-      !ck_mul(run->op->conv.window.kernel_h, group_in, &tables) ||
-      !ck_add(ring.slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
+  const int64_t slots = ring.slots * run->group_in;
+  if (!ck_mul(slots + 1, slot_elements(run, &ring), &rows) ||
+      !ck_mul(rows, run->op->kernels->element, &rows) ||
+      !ck_mul(2 * run->op->conv.window.kernel_h, run->group_in, &tables) ||
+      !ck_add(slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
       !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
     return CK_E_OVERFLOW;
   *bytes = (size_t)rows;
   return CK_OK;
 }
 
-/* What the staging of one vector of channels needs to know. */
+/* What the staging of some channels needs to know. */
 struct stage {
   const struct ck_run *run;
   const struct ck_block *block;
@@ -147,7 +164,8 @@ struct stage {
   char *data;     /* the slots, then the row of padding */
   int64_t *holds; /* which input row each slot holds, or -1 */
   int64_t slot_bytes;
-  int64_t channel, lanes;
+  const void **rows;      /* a table for the kernel */
+  int64_t channel, lanes; /* output channels that are staged */
 };
 
 /* Input row y of the block's image, channel c of each output's group, staged now unless it is there
@@ -169,6 +187,7 @@ static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
       .to = to,
       .src = ck_at(source, begin * image->channels, run->op->kernels->element),
       .src_step = image->channels,
+      .to_step = s->ring.vectors * run->op->kernels->lanes,
       .before = before,
       .pixels = end - begin,
       .after = s->ring.columns - before - (end - begin),
@@ -181,48 +200,62 @@ static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
   return to;
 }
 
+/* One output row of the channels that are staged, from the rows under it. */
+static void staged_outputs(const struct stage *s, const struct ck_dw_target *target,
+                           const void *const *staged, struct ck_dw_row_args *args) {
+  const struct ck_op *op = s->run->op;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t taps = args->kernel_h * args->kernel_w;
+  for (int64_t v = 0; v < s->lanes; v += k->lanes) {
+    const int64_t c = s->channel + v, group = (c - target->channel_begin) / k->lanes;
+    for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(staged[i], v, k->element);
+    args->rows = s->rows;
+    args->lanes = ck_min(k->lanes, s->lanes - v);
+    args->weights = ck_at(op->dw.data, c * taps, k->element);
+    args->bias = ck_at(op->dw.bias, c, k->element);
+    args->out = ck_at_mut(target->out, group * target->out_step, k->element);
+    k->dwconvKxK(args);
+  }
+}
+
 static void block_staged(const struct ck_run *run, const struct ck_block *block,
                          const struct ck_dw_target *target, void *scratch) {
   const struct ck_op *op = run->op;
   const struct ck_kernels *k = op->kernels;
   const ck_window *w = &op->conv.window;
   const struct ck_dw_walk walk = ck_dw_walk_of(w);
+  const int64_t rows = w->kernel_h * run->group_in;
   struct stage s = {.run = run, .block = block};
   ring_of(run, block->cols, &s.ring);
-  s.slot_bytes = s.ring.columns * k->lanes * k->element;
-  const int64_t slots = s.ring.slots * run->group_in;
+  s.slot_bytes = slot_elements(run, &s.ring) * k->element;
+  const int64_t slots = s.ring.slots * run->group_in, pixel = s.ring.vectors * k->lanes;
   s.holds = ck_align(scratch);
-  const void **rows = ck_align(s.holds + slots);
-  s.data = ck_align(rows + w->kernel_h * run->group_in);
+  const void **staged = ck_align(s.holds + slots);
+  s.rows = staged + rows;
+  s.data = ck_align(s.rows + rows);
   memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
 
   struct ck_dw_row_args args = {
-      .rows = rows,
-      .kernel_h = w->kernel_h * run->group_in,
+      .kernel_h = rows,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
-      .tap_step = walk.dilation * k->lanes,
-      .out_step = w->stride_w * k->lanes,
+      .tap_step = walk.dilation * pixel,
+      .out_step = w->stride_w * pixel,
       .phases = walk.phases,
-      .group_step = walk.group_columns * k->lanes,
+      .group_step = walk.group_columns * pixel,
       .low = target->activation->low,
       .high = target->activation->high,
   };
-  const int64_t taps = args.kernel_h * args.kernel_w;
-  for (int64_t c = target->channel_begin; c < target->channel_end; c += k->lanes) {
+  for (int64_t c = target->channel_begin; c < target->channel_end; c += pixel) {
     s.channel = c;
-    s.lanes = args.lanes = ck_min(k->lanes, target->channel_end - c);
-    args.weights = ck_at(op->dw.data, c * taps, k->element);
-    args.bias = ck_at(op->dw.bias, c, k->element);
-    args.out = ck_at_mut(target->out, (c - target->channel_begin) / k->lanes * target->out_step,
-                         k->element);
+    s.lanes = ck_min(pixel, target->channel_end - c);
     for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
     for (int64_t r = 0; r < block->rows; ++r) {
       args.offset = target->offset + r * block->cols;
       const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-      for (int64_t i = 0; i < args.kernel_h; ++i)
-        rows[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
-      k->dwconvKxK(&args);
+      for (int64_t i = 0; i < rows; ++i)
+        staged[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
+      staged_outputs(&s, target, staged, &args);
     }
   }
 }

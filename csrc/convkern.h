@@ -126,8 +126,8 @@ ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *b
 ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
                     void *y, void *workspace, size_t workspace_bytes);
 
-/* A workspace, kept for the next call when it is given back: from any thread, null where there is no
- * memory. Callers may as well use memory of their own. */
+/* A workspace, kept for the next call when it is given back: from any thread, null where there is
+ * no memory. Callers may as well use memory of their own. */
 void *ck_workspace_take(size_t bytes);
 void ck_workspace_give(void *workspace);
 

@@ -14,7 +14,7 @@
 #else
 #define CK_TARGET_BEGIN(features) CK_PRAGMA(GCC push_options) CK_PRAGMA(GCC target(features))
 #define CK_TARGET_END CK_PRAGMA(GCC pop_options)
-#define CK_UNROLL CK_PRAGMA(GCC unroll 32)
+#define CK_UNROLL CK_PRAGMA(GCC unroll 64)
 #define CK_NO_UNROLL CK_PRAGMA(GCC unroll 1)
 #endif
 

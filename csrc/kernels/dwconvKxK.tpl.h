@@ -111,10 +111,22 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
     dw_row(d, 0, 0);
 }
 
-/* Copy what L output channels read of a row into a staged row: zeros, pixels, zeros. Which input
- * channel a lane reads is the same for every pixel: a permutation, unless the channels of L outputs
- * span more than a vector. */
-static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
+/* Copy what output channels read of a row into a staged row: zeros, pixels, zeros. Where they are
+ * input channels, neighbours are copied ... */
+CK_INLINE void dw_stage_plain(const struct ck_stage_args *s, real *to) {
+  const real *from = (const real *)s->src + s->channel;
+  const int64_t whole = s->lanes / VF_LANES * VF_LANES;
+  const vf_tail tail = vf_first(s->lanes - whole);
+  for (int64_t i = 0; i < s->pixels; ++i, to += s->to_step, from += s->src_step) {
+    __builtin_prefetch(from + s->to_step, 0, 2); /* the next channels' turn comes soon */
+    for (int64_t c = 0; c < whole; c += VF_LANES) vf_store(to + c, vf_load(from + c));
+    if (whole < s->lanes) vf_store(to + whole, vf_load_n(from + whole, tail));
+  }
+}
+
+/* ... elsewhere a vector is permuted, in the same way for every pixel, unless the channels that it
+ * reads span more than a vector. */
+CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, real *to) {
   const int64_t first = s->channel / s->group_out * s->group_in + s->member;
   real_bits lane[VF_LANES];
   for (int64_t i = 0; i < VF_LANES; ++i) {
@@ -124,19 +136,22 @@ static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
   const int64_t span = (int64_t)lane[VF_LANES - 1] + 1;
   const vf_tail tail = vf_first(span);
   const vf_index index = vf_index_of(lane);
-  const bool plain = s->group_in == 1 && s->group_out == 1, full = span == VF_LANES;
   const real *from = (const real *)s->src + first;
-  real *to = s->to;
-
-  for (int64_t i = 0; i < s->before; ++i, to += VF_LANES) vf_store(to, vf_zero());
   for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step) {
-    __builtin_prefetch(from + VF_LANES, 0, 2); /* the next channels' turn comes soon */
-    if (plain)
-      vf_store(to, vf_load_either(from, full, tail));
-    else if (span <= VF_LANES)
+    __builtin_prefetch(from + VF_LANES, 0, 2);
+    if (span <= VF_LANES)
       vf_store(to, vf_load_repeat(from, tail, index));
     else
       for (int64_t j = 0; j < VF_LANES; ++j) to[j] = from[lane[j]];
   }
-  for (int64_t i = 0; i < s->after; ++i, to += VF_LANES) vf_store(to, vf_zero());
+}
+
+static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
+  real *to = s->to, *pixels = to + s->before * s->to_step, *after = pixels + s->pixels * s->to_step;
+  for (; to < pixels; to += VF_LANES) vf_store(to, vf_zero());
+  if (s->group_in == 1 && s->group_out == 1)
+    dw_stage_plain(s, to);
+  else
+    dw_stage_groups(s, to);
+  for (to = after; to < after + s->after * s->to_step; to += VF_LANES) vf_store(to, vf_zero());
 }
