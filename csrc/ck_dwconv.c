@@ -32,7 +32,9 @@ static dw3x3_kernel *kernel_3x3(const struct ck_run *run) {
 
 bool ck_dw_by_columns(const struct ck_run *run) { return kernel_3x3(run) != NULL; }
 
-/* The input row y of an image, or null where that is padding. */
+static bool is_planar(const struct ck_run *run) { return run->op->conv.layout == CK_NCHW; }
+
+/* The input row y of an NHWC image, or null where that is padding. */
 static const void *input_row(const struct ck_run *run, int64_t image, int64_t y) {
   const ck_image *i = &run->image;
   if (y < 0 || y >= i->height) return NULL;
@@ -45,7 +47,7 @@ static const void *input_row(const struct ck_run *run, int64_t image, int64_t y)
 enum { MAX_ROWS_3X3 = 2 * 2 + 1 }; /* under two output rows at stride 2 */
 
 static void block_3x3(const struct ck_run *run, const struct ck_block *block,
-                      const struct ck_dw_target *target, dw3x3_kernel *kernel) {
+                      const struct ck_dw_target *target) {
   const struct ck_op *op = run->op;
   const int64_t stride = op->conv.window.stride_h;
   const void *rows[MAX_ROWS_3X3];
@@ -70,7 +72,7 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
     const int64_t first = (block->y + r) * stride - run->image.pad_top;
     for (int64_t i = 0; i < (args.out_rows - 1) * stride + 3; ++i)
       rows[i] = input_row(run, block->image, first + i);
-    kernel(&args);
+    kernel_3x3(run)(&args);
   }
 }
 
@@ -116,20 +118,29 @@ ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns
 }
 
 /* As many vectors of channels as a sixteenth of L2 holds rows of: so the image is read in longer
- * runs, in which hardware sees a pattern. */
+ * runs, in which hardware sees a pattern. Planes have no such runs. */
+static int64_t vectors_of(const struct ck_run *run, int64_t vector_bytes) {
+  if (run->group_in > 1 || run->group_out > 1 || is_planar(run)) return 1;
+  const int64_t all = ck_ceil_div(run->out_channels, run->op->kernels->lanes);
+  return ck_max(1, ck_min(all, ck_cpu_l2_bytes() / 16 / vector_bytes));
+}
+
+/* Rows under one call of a kernel, beyond those under one row of outputs. */
+static int64_t more_rows(const struct ck_run *run) {
+  return kernel_3x3(run) ? run->op->conv.window.stride_h * (run->op->kernels->dw_rows - 1) : 0;
+}
+
 static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
+  int64_t rows, bytes;
   const ck_status status = ck_dw_columns(run, cols, &ring->columns);
   if (status != CK_OK) return status;
-  int64_t rows, bytes;
-  ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1, run->image.height);
+  ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1 + more_rows(run), run->image.height);
   if (!ck_mul(ring->slots, run->group_in, &rows) || !ck_mul(rows + 1, ring->columns, &bytes) ||
       !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
     return CK_E_OVERFLOW;
-  const bool plain = run->group_in == 1 && run->group_out == 1;
-  const int64_t all = ck_ceil_div(run->out_channels, k->lanes);
-  ring->vectors = plain ? ck_max(1, ck_min(all, ck_cpu_l2_bytes() / 16 / bytes)) : 1;
+  ring->vectors = vectors_of(run, bytes);
   return CK_OK;
 }
 
@@ -140,17 +151,18 @@ static int64_t slot_elements(const struct ck_run *run, const struct ring *ring) 
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
   *bytes = 0;
-  if (kernel_3x3(run)) return CK_OK;
+  if (kernel_3x3(run) && !is_planar(run)) return CK_OK;
   struct ring ring;
   int64_t rows, tables;
   const ck_status status = ring_of(run, block_cols, &ring);
   if (status != CK_OK) return status;
   const int64_t slots = ring.slots * run->group_in;
+  const int64_t window = run->op->conv.window.kernel_h + more_rows(run);
   if (!ck_mul(slots + 1, slot_elements(run, &ring), &rows) ||
       !ck_mul(rows, run->op->kernels->element, &rows) ||
-      !ck_mul(2 * run->op->conv.window.kernel_h, run->group_in, &tables) ||
-      !ck_add(slots, tables, &tables) || !ck_mul(tables, (int64_t)sizeof(void *), &tables) ||
-      !ck_add(rows, tables, &rows) || !ck_add(rows, 4 * CK_ALIGN, &rows))
+      !ck_mul(2 * window, run->group_in, &tables) || !ck_add(slots, tables, &tables) ||
+      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
+      !ck_add(rows, 4 * CK_ALIGN, &rows))
     return CK_E_OVERFLOW;
   *bytes = (size_t)rows;
   return CK_OK;
@@ -159,56 +171,112 @@ ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *by
 /* What the staging of some channels needs to know. */
 struct stage {
   const struct ck_run *run;
-  const struct ck_block *block;
   struct ring ring;
   char *data;     /* the slots, then the row of padding */
   int64_t *holds; /* which input row each slot holds, or -1 */
   int64_t slot_bytes;
-  const void **rows;      /* a table for the kernel */
-  int64_t channel, lanes; /* output channels that are staged */
+  const void **staged, **rows;   /* tables: the rows of a window; the same for the kernel */
+  int64_t image, channel, lanes; /* the channels of the output that are staged */
+  int64_t before, begin, end;    /* columns of padding, and of the image */
 };
 
-/* Input row y of the block's image, channel c of each output's group, staged now unless it is there
- * already. */
-static const void *staged_row(struct stage *s, int64_t y, int64_t c) {
+static void stage_start(struct stage *s, const struct ck_run *run, int64_t cols, void *scratch) {
+  *s = (struct stage){.run = run};
+  ring_of(run, cols, &s->ring);
+  const int64_t slots = s->ring.slots * run->group_in;
+  const int64_t rows = (run->op->conv.window.kernel_h + more_rows(run)) * run->group_in;
+  s->slot_bytes = slot_elements(run, &s->ring) * run->op->kernels->element;
+  s->holds = ck_align(scratch);
+  s->staged = ck_align(s->holds + slots);
+  s->rows = s->staged + rows;
+  s->data = ck_align(s->rows + rows);
+  memset(s->data + slots * s->slot_bytes, 0, (size_t)s->slot_bytes);
+}
+
+/* Stage the columns under a block, and `lanes` channels from `channel` on: the ring is empty. */
+static void stage_channels(struct stage *s, const struct ck_block *block, int64_t channel,
+                           int64_t lanes) {
+  const ck_image *image = &s->run->image;
+  const int64_t first = block->x * s->run->op->conv.window.stride_w - image->pad_left;
+  s->image = block->image;
+  s->channel = channel;
+  s->lanes = lanes;
+  s->begin = ck_max(0, ck_min(first, image->width));
+  s->end = ck_max(s->begin, ck_min(first + s->ring.columns, image->width));
+  s->before = ck_min(s->begin - first, s->ring.columns);
+  for (int64_t slot = 0; slot < s->ring.slots * s->run->group_in; ++slot) s->holds[slot] = -1;
+}
+
+/* Planes -> a staged row. */
+static void stage_planes(const struct stage *s, int64_t y, char *to) {
+  const struct ck_kernels *k = s->run->op->kernels;
+  const ck_image *image = &s->run->image;
+  const int64_t plane = image->height * image->width, pixel = k->lanes * k->element;
+  const int64_t from = (s->image * image->channels + s->channel) * plane + y * image->width;
+  const int64_t after = s->ring.columns - s->before - (s->end - s->begin);
+  char *pixels = to + s->before * pixel, *rest = pixels + (s->end - s->begin) * pixel;
+  memset(to, 0, (size_t)(s->before * pixel));
+  memset(rest, 0, (size_t)(after * pixel));
+  k->transpose(&(struct ck_transpose_args){.to = pixels,
+                                           .from = ck_at(s->run->x, from + s->begin, k->element),
+                                           .to_step = k->lanes,
+                                           .from_step = plane,
+                                           .rows = s->lanes,
+                                           .columns = s->end - s->begin});
+}
+
+/* Pixels, channel `member` of each output's group -> a staged row. */
+static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char *to) {
   const struct ck_run *run = s->run;
   const ck_image *image = &run->image;
-  const char *source = input_row(run, s->block->image, y);
-  if (!source) return s->data + s->ring.slots * run->group_in * s->slot_bytes;
-  const int64_t slot = y % s->ring.slots * run->group_in + c;
-  char *to = s->data + slot * s->slot_bytes;
-  if (s->holds[slot] == y) return to;
-  s->holds[slot] = y;
-  const int64_t first = s->block->x * run->op->conv.window.stride_w - image->pad_left;
-  const int64_t begin = ck_max(0, ck_min(first, image->width));
-  const int64_t end = ck_max(begin, ck_min(first + s->ring.columns, image->width));
-  const int64_t before = ck_min(begin - first, s->ring.columns);
   run->op->kernels->dw_stage(&(struct ck_stage_args){
       .to = to,
-      .src = ck_at(source, begin * image->channels, run->op->kernels->element),
+      .src =
+          ck_at(input_row(run, s->image, y), s->begin * image->channels, run->op->kernels->element),
       .src_step = image->channels,
       .to_step = s->ring.vectors * run->op->kernels->lanes,
-      .before = before,
-      .pixels = end - begin,
-      .after = s->ring.columns - before - (end - begin),
+      .before = s->before,
+      .pixels = s->end - s->begin,
+      .after = s->ring.columns - s->before - (s->end - s->begin),
       .channel = s->channel,
       .lanes = s->lanes,
       .group_in = run->group_in,
       .group_out = run->group_out,
-      .member = c,
+      .member = member,
   });
-  return to;
+}
+
+/* The rows of the image `step` apart from row y on, each channel of a group on its own, staged now
+ * unless they are there already. */
+static void stage_rows(struct stage *s, int64_t y, int64_t step, int64_t count) {
+  const struct ck_run *run = s->run;
+  const int64_t members = run->group_in, slots = s->ring.slots;
+  const char *padding = s->data + slots * members * s->slot_bytes;
+  for (int64_t i = 0; i < count; ++i, y += step) {
+    const bool inside = y >= 0 && y < run->image.height;
+    const int64_t slot = inside ? y % slots * members : 0;
+    for (int64_t c = 0; c < members; ++c) {
+      char *row = s->data + (slot + c) * s->slot_bytes;
+      s->staged[i * members + c] = inside ? row : padding;
+      if (!inside || s->holds[slot + c] == y) continue;
+      s->holds[slot + c] = y;
+      if (is_planar(run))
+        stage_planes(s, y, row);
+      else
+        stage_pixels(s, y, c, row);
+    }
+  }
 }
 
 /* One output row of the channels that are staged, from the rows under it. */
 static void staged_outputs(const struct stage *s, const struct ck_dw_target *target,
-                           const void *const *staged, struct ck_dw_row_args *args) {
+                           struct ck_dw_row_args *args) {
   const struct ck_op *op = s->run->op;
   const struct ck_kernels *k = op->kernels;
   const int64_t taps = args->kernel_h * args->kernel_w;
   for (int64_t v = 0; v < s->lanes; v += k->lanes) {
     const int64_t c = s->channel + v, group = (c - target->channel_begin) / k->lanes;
-    for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(staged[i], v, k->element);
+    for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(s->staged[i], v, k->element);
     args->rows = s->rows;
     args->lanes = ck_min(k->lanes, s->lanes - v);
     args->weights = ck_at(op->dw.data, c * taps, k->element);
@@ -218,25 +286,15 @@ static void staged_outputs(const struct stage *s, const struct ck_dw_target *tar
   }
 }
 
-static void block_staged(const struct ck_run *run, const struct ck_block *block,
-                         const struct ck_dw_target *target, void *scratch) {
-  const struct ck_op *op = run->op;
-  const struct ck_kernels *k = op->kernels;
-  const ck_window *w = &op->conv.window;
+/* The rows of a block, for the channels that are staged. */
+static void staged_rows(struct stage *s, const struct ck_block *block,
+                        const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const ck_window *w = &run->op->conv.window;
   const struct ck_dw_walk walk = ck_dw_walk_of(w);
-  const int64_t rows = w->kernel_h * run->group_in;
-  struct stage s = {.run = run, .block = block};
-  ring_of(run, block->cols, &s.ring);
-  s.slot_bytes = slot_elements(run, &s.ring) * k->element;
-  const int64_t slots = s.ring.slots * run->group_in, pixel = s.ring.vectors * k->lanes;
-  s.holds = ck_align(scratch);
-  const void **staged = ck_align(s.holds + slots);
-  s.rows = staged + rows;
-  s.data = ck_align(s.rows + rows);
-  memset(s.data + slots * s.slot_bytes, 0, (size_t)s.slot_bytes);
-
+  const int64_t pixel = s->ring.vectors * run->op->kernels->lanes;
   struct ck_dw_row_args args = {
-      .kernel_h = rows,
+      .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
       .tap_step = walk.dilation * pixel,
@@ -246,25 +304,28 @@ static void block_staged(const struct ck_run *run, const struct ck_block *block,
       .low = target->activation->low,
       .high = target->activation->high,
   };
-  for (int64_t c = target->channel_begin; c < target->channel_end; c += pixel) {
-    s.channel = c;
-    s.lanes = ck_min(pixel, target->channel_end - c);
-    for (int64_t slot = 0; slot < slots; ++slot) s.holds[slot] = -1;
-    for (int64_t r = 0; r < block->rows; ++r) {
-      args.offset = target->offset + r * block->cols;
-      const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-      for (int64_t i = 0; i < rows; ++i)
-        staged[i] = staged_row(&s, first + i / run->group_in * w->dilation_h, i % run->group_in);
-      staged_outputs(&s, target, staged, &args);
-    }
+  for (int64_t r = 0; r < block->rows; ++r) {
+    args.offset = target->offset + r * block->cols;
+    stage_rows(s, (block->y + r) * w->stride_h - run->image.pad_top, w->dilation_h, w->kernel_h);
+    staged_outputs(s, target, &args);
+  }
+}
+
+static void block_staged(const struct ck_run *run, const struct ck_block *block,
+                         const struct ck_dw_target *target, void *scratch) {
+  struct stage s;
+  stage_start(&s, run, block->cols, scratch);
+  const int64_t step = s.ring.vectors * run->op->kernels->lanes;
+  for (int64_t c = target->channel_begin; c < target->channel_end; c += step) {
+    stage_channels(&s, block, c, ck_min(step, target->channel_end - c));
+    staged_rows(&s, block, target);
   }
 }
 
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
                  const struct ck_dw_target *target, void *scratch) {
-  dw3x3_kernel *kernel = kernel_3x3(run);
-  if (kernel)
-    block_3x3(run, block, target, kernel);
+  if (kernel_3x3(run))
+    block_3x3(run, block, target);
   else
     block_staged(run, block, target, scratch);
 }
@@ -282,13 +343,6 @@ struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
                         ck_max(LEAST_BLOCK_PIXELS, inputs));
 }
 
-ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
-  const struct ck_blocking b = ck_dw_blocking(run);
-  const ck_status status = ck_dw_scratch(run, b.cols, bytes);
-  *bytes += (size_t)(b.rows * b.cols) * sizeof(int64_t) + 2 * CK_ALIGN;
-  return status;
-}
-
 void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
   const struct ck_kernels *k = run->op->kernels;
   const ck_activation *activation = &run->op->conv.activation;
@@ -300,7 +354,7 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
     k->activate(&(struct ck_act_args){y, 1, n, n, activation->kind});
 }
 
-void ck_dwconv_run(const struct ck_run *run, void *workspace) {
+static void run_pixels(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_blocking blocking = ck_dw_blocking(run);
   const int64_t channels = op->dw.channels;
@@ -321,4 +375,116 @@ void ck_dwconv_run(const struct ck_run *run, void *workspace) {
     ck_dw_block(run, &block, &target, scratch);
     ck_dw_finish(run, at * channels, block.pixels * channels);
   }
+}
+
+/* --------------------------------------------------------------------- the same of planes, where a
+ * vector of channels goes through all blocks before the next, so that no row is staged twice */
+
+/* The 3x3 kernels, on staged rows, whose padding is there. */
+static void staged_3x3(struct stage *s, const struct ck_block *block,
+                       const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const struct ck_op *op = run->op;
+  const int64_t stride = op->conv.window.stride_h;
+  struct ck_dw_args args = {
+      .rows = s->staged,
+      .weights = ck_at(op->dw.data, s->channel * 9, op->kernels->element),
+      .bias = ck_at(op->dw.bias, s->channel, op->kernels->element),
+      .out = target->out,
+      .channel_end = s->lanes,
+      .pixel_step = op->kernels->lanes,
+      .in_w = s->ring.columns,
+      .out_w = block->cols,
+      .low = target->activation->low,
+      .high = target->activation->high,
+  };
+  for (int64_t r = 0; r < block->rows; r += args.out_rows) {
+    args.out_rows = (int)ck_min(op->kernels->dw_rows, block->rows - r);
+    args.offset = target->offset + r * block->cols;
+    stage_rows(s, (block->y + r) * stride - run->image.pad_top, 1,
+               (args.out_rows - 1) * stride + 3);
+    kernel_3x3(run)(&args);
+  }
+}
+
+/* A block's outputs take a third of L1. */
+static struct ck_blocking plane_blocking(const struct ck_run *run) {
+  const struct ck_kernels *k = run->op->kernels;
+  return ck_blocking_of(run->image.batch, run->out_h, run->out_w,
+                        ck_cpu_l1d_bytes() / 3 / (k->lanes * k->element));
+}
+
+static ck_status planes_workspace(const struct ck_run *run, size_t *bytes) {
+  const struct ck_kernels *k = run->op->kernels;
+  const struct ck_blocking b = plane_blocking(run);
+  const int64_t pixel = k->lanes * k->element + (int64_t)sizeof(int64_t);
+  const ck_status status = ck_dw_scratch(run, b.cols, bytes);
+  *bytes += (size_t)(b.rows * b.cols * pixel) + 3 * CK_ALIGN;
+  return status;
+}
+
+/* A block of the channels that are staged, to their planes. */
+static void plane_block(struct stage *s, const struct ck_block *block,
+                        const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const int64_t plane = run->out_h * run->out_w;
+  const int64_t at =
+      (block->image * run->out_channels + s->channel) * plane + block->y * run->out_w + block->x;
+  if (kernel_3x3(run))
+    staged_3x3(s, block, target);
+  else
+    staged_rows(s, block, target);
+  k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(run->y, at, k->element),
+                                           .from = target->out,
+                                           .to_step = plane,
+                                           .from_step = k->lanes,
+                                           .rows = block->pixels,
+                                           .columns = s->lanes});
+  if (!run->residual && run->op->conv.activation.kind == CK_ACT_CLAMP) return;
+  for (int64_t c = 0; c < s->lanes; ++c) ck_dw_finish(run, at + c * plane, block->pixels);
+}
+
+static void run_planes(const struct ck_run *run, void *workspace) {
+  const struct ck_op *op = run->op;
+  const int64_t lanes = op->kernels->lanes;
+  const struct ck_blocking b = plane_blocking(run);
+  const int64_t pixels = b.rows * b.cols;
+  int64_t *offset = ck_align(workspace);
+  void *out = ck_align(offset + pixels);
+  struct stage s;
+  stage_start(&s, run, b.cols, ck_at_mut(out, pixels * lanes, op->kernels->element));
+  for (int64_t p = 0; p < pixels; ++p) offset[p] = p * lanes;
+
+  struct ck_dw_target target = {
+      .out = out,
+      .offset = offset,
+      .activation = run->residual ? &ck_identity : &op->conv.activation,
+  };
+  for (int64_t strip = 0; strip < b.batch * b.col_blocks; ++strip) {
+    const int64_t first = strip / b.col_blocks * b.row_blocks * b.col_blocks + strip % b.col_blocks;
+    for (int64_t c = 0; c < run->out_channels; c += lanes) {
+      target.channel_begin = c;
+      for (int64_t row = 0; row < b.row_blocks; ++row) {
+        const struct ck_block block = ck_block_at(&b, first + row * b.col_blocks);
+        if (row == 0) stage_channels(&s, &block, c, ck_min(lanes, run->out_channels - c));
+        plane_block(&s, &block, &target);
+      }
+    }
+  }
+}
+
+ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
+  if (is_planar(run)) return planes_workspace(run, bytes);
+  const struct ck_blocking b = ck_dw_blocking(run);
+  const ck_status status = ck_dw_scratch(run, b.cols, bytes);
+  *bytes += (size_t)(b.rows * b.cols) * sizeof(int64_t) + 2 * CK_ALIGN;
+  return status;
+}
+
+void ck_dwconv_run(const struct ck_run *run, void *workspace) {
+  if (is_planar(run))
+    run_planes(run, workspace);
+  else
+    run_pixels(run, workspace);
 }

@@ -314,49 +314,43 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
   return finish(status, op, out);
 }
 
-/* In NCHW most operations run in bands of NHWC; a deformable convolution reads anywhere. */
-static bool in_bands(const struct ck_run *run) {
+/* How a run is driven. In NCHW most operations run in bands of NHWC, but
+ *   a deformable convolution reads anywhere,
+ *   a pointwise convolution of few channels multiplies planes,
+ *   a depthwise turns rows of planes into pixels itself, or with few channels works on planes. */
+struct driver {
+  ck_status (*workspace)(const struct ck_run *, size_t *);
+  void (*run)(const struct ck_run *, void *);
+};
+
+static struct driver driver_of(const struct ck_run *run) {
   const struct ck_op *op = run->op;
-  if (op->conv.layout == CK_NHWC || op->kind == CK_OP_DEFORM) return false;
-  if (op->kind == CK_OP_CONV2D) return op->gemm->layout == CK_NHWC;
-  const bool depthwise = op->kind == CK_OP_DEPTHWISE || op->kind == CK_OP_SPATIAL;
-  return !depthwise || !ck_dw_planes_pay(run);
+  const struct driver bands = {ck_bands_workspace, ck_bands_run};
+  const struct driver planes = {ck_dwconv_planar_workspace, ck_dwconv_planar_run};
+  const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run};
+  const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run};
+  const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run};
+  const struct driver spatial = {ck_spatial_workspace, ck_spatial_run};
+  const bool planar = op->conv.layout == CK_NCHW;
+  switch (op->kind) {
+    case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
+    case CK_OP_DEFORM: return conv2d;
+    case CK_OP_GROUPED: return planar ? bands : depthwise;
+    case CK_OP_SEPARABLE: return planar ? bands : separable;
+    case CK_OP_SPATIAL:
+      if (!planar) return spatial;
+      return ck_dw_planes_pay(run) ? planes : bands;
+    default:
+      if (planar && ck_dw_planes_pay(run)) return planes;
+      return planar && run->group_out > 1 ? bands : depthwise;
+  }
 }
 
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
-  if (in_bands(run)) return ck_bands_workspace(run, bytes);
-  switch (run->op->kind) {
-    case CK_OP_CONV2D:
-    case CK_OP_DEFORM: return ck_conv2d_workspace(run, bytes);
-    case CK_OP_GROUPED: return ck_dwconv_workspace(run, bytes);
-    case CK_OP_DEPTHWISE:
-      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
-                                             : ck_dwconv_workspace(run, bytes);
-    case CK_OP_SPATIAL:
-      return run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_workspace(run, bytes)
-                                             : ck_spatial_workspace(run, bytes);
-    default: return ck_sepconv_workspace(run, bytes);
-  }
+  return driver_of(run).workspace(run, bytes);
 }
 
-void ck_run_op(const struct ck_run *run, void *workspace) {
-  if (in_bands(run)) {
-    ck_bands_run(run, workspace);
-    return;
-  }
-  switch (run->op->kind) {
-    case CK_OP_CONV2D:
-    case CK_OP_DEFORM: ck_conv2d_run(run, workspace); break;
-    case CK_OP_GROUPED: ck_dwconv_run(run, workspace); break;
-    case CK_OP_DEPTHWISE:
-      (run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_dwconv_run)(run, workspace);
-      break;
-    case CK_OP_SPATIAL:
-      (run->op->conv.layout == CK_NCHW ? ck_dwconv_planar_run : ck_spatial_run)(run, workspace);
-      break;
-    case CK_OP_SEPARABLE: ck_sepconv_run(run, workspace); break;
-  }
-}
+void ck_run_op(const struct ck_run *run, void *workspace) { driver_of(run).run(run, workspace); }
 
 ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
                                    size_t *bytes) {
