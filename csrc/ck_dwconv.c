@@ -141,6 +141,10 @@ static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ri
       !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
     return CK_E_OVERFLOW;
   ring->vectors = vectors_of(run, bytes);
+  if (is_planar(run)) { /* as many rows as a third of L1 holds, to be staged together */
+    const int64_t row = ring->columns * k->lanes * k->element; /* less than `bytes` */
+    ring->slots = ck_min(run->image.height, ck_max(ring->slots, ck_cpu_l1d_bytes() / 3 / row));
+  }
   return CK_OK;
 }
 
@@ -173,7 +177,7 @@ struct stage {
   const struct ck_run *run;
   struct ring ring;
   char *data;     /* the slots, then the row of padding */
-  int64_t *holds; /* which input row each slot holds, or -1 */
+  int64_t *holds; /* which input row each slot holds, or -1; a slot of a group has its members */
   int64_t slot_bytes;
   const void **staged, **rows;   /* tables: the rows of a window; the same for the kernel */
   int64_t image, channel, lanes; /* the channels of the output that are staged */
@@ -190,6 +194,8 @@ static void stage_start(struct stage *s, const struct ck_run *run, int64_t cols,
   s->staged = ck_align(s->holds + slots);
   s->rows = s->staged + rows;
   s->data = ck_align(s->rows + rows);
+  if (is_planar(run)) /* all padding, which stays */
+    memset(s->data, 0, (size_t)(slots * s->slot_bytes));
   memset(s->data + slots * s->slot_bytes, 0, (size_t)s->slot_bytes);
 }
 
@@ -204,25 +210,25 @@ static void stage_channels(struct stage *s, const struct ck_block *block, int64_
   s->begin = ck_max(0, ck_min(first, image->width));
   s->end = ck_max(s->begin, ck_min(first + s->ring.columns, image->width));
   s->before = ck_min(s->begin - first, s->ring.columns);
-  for (int64_t slot = 0; slot < s->ring.slots * s->run->group_in; ++slot) s->holds[slot] = -1;
+  for (int64_t slot = 0; slot < s->ring.slots; ++slot) s->holds[slot] = -1;
 }
 
-/* Planes -> a staged row. */
-static void stage_planes(const struct stage *s, int64_t y, char *to) {
+/* Rows [y, y + count) of planes -> staged rows, between columns of padding that are there. */
+static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *to) {
   const struct ck_kernels *k = s->run->op->kernels;
   const ck_image *image = &s->run->image;
-  const int64_t plane = image->height * image->width, pixel = k->lanes * k->element;
+  const int64_t plane = image->height * image->width;
   const int64_t from = (s->image * image->channels + s->channel) * plane + y * image->width;
-  const int64_t after = s->ring.columns - s->before - (s->end - s->begin);
-  char *pixels = to + s->before * pixel, *rest = pixels + (s->end - s->begin) * pixel;
-  memset(to, 0, (size_t)(s->before * pixel));
-  memset(rest, 0, (size_t)(after * pixel));
-  k->transpose(&(struct ck_transpose_args){.to = pixels,
-                                           .from = ck_at(s->run->x, from + s->begin, k->element),
-                                           .to_step = k->lanes,
-                                           .from_step = plane,
-                                           .rows = s->lanes,
-                                           .columns = s->end - s->begin});
+  if (s->begin < s->end)
+    k->transpose(&(struct ck_transpose_args){.to = to + s->before * k->lanes * k->element,
+                                             .from = ck_at(s->run->x, from + s->begin, k->element),
+                                             .to_step = k->lanes,
+                                             .from_step = plane,
+                                             .rows = s->lanes,
+                                             .columns = s->end - s->begin,
+                                             .more = count - 1,
+                                             .to_more = s->ring.columns * k->lanes,
+                                             .from_more = image->width});
 }
 
 /* Pixels, channel `member` of each output's group -> a staged row. */
@@ -246,25 +252,33 @@ static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char 
   });
 }
 
-/* The rows of the image `step` apart from row y on, each channel of a group on its own, staged now
- * unless they are there already. */
-static void stage_rows(struct stage *s, int64_t y, int64_t step, int64_t count) {
+/* Row y and those after it that the ring has room for, behind row `first`. */
+static void stage_more(struct stage *s, int64_t first, int64_t y) {
+  const int64_t members = s->run->group_in, slots = s->ring.slots, slot = y % slots;
+  char *to = s->data + slot * members * s->slot_bytes;
+  if (!is_planar(s->run)) {
+    for (int64_t c = 0; c < members; ++c) stage_pixels(s, y, c, to + c * s->slot_bytes);
+    s->holds[slot] = y;
+    return;
+  }
+  const int64_t room = ck_min(slots - slot, ck_max(first, 0) + slots - y);
+  const int64_t count = ck_min(room, s->run->image.height - y);
+  stage_planes(s, y, count, to);
+  for (int64_t i = 0; i < count; ++i) s->holds[slot + i] = y + i;
+}
+
+/* `count` rows of the image, `step` apart from row `first` on, each channel of a group on its own;
+ * those that are not there yet are staged. */
+static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t count) {
   const struct ck_run *run = s->run;
   const int64_t members = run->group_in, slots = s->ring.slots;
   const char *padding = s->data + slots * members * s->slot_bytes;
-  for (int64_t i = 0; i < count; ++i, y += step) {
+  for (int64_t i = 0, y = first; i < count; ++i, y += step) {
     const bool inside = y >= 0 && y < run->image.height;
-    const int64_t slot = inside ? y % slots * members : 0;
-    for (int64_t c = 0; c < members; ++c) {
-      char *row = s->data + (slot + c) * s->slot_bytes;
-      s->staged[i * members + c] = inside ? row : padding;
-      if (!inside || s->holds[slot + c] == y) continue;
-      s->holds[slot + c] = y;
-      if (is_planar(run))
-        stage_planes(s, y, row);
-      else
-        stage_pixels(s, y, c, row);
-    }
+    if (inside && s->holds[y % slots] != y) stage_more(s, first, y);
+    const char *rows = inside ? s->data + y % slots * members * s->slot_bytes : padding;
+    for (int64_t c = 0; c < members; ++c)
+      s->staged[i * members + c] = inside ? rows + c * s->slot_bytes : padding;
   }
 }
 
@@ -452,8 +466,8 @@ static void run_planes(const struct ck_run *run, void *workspace) {
   const int64_t pixels = b.rows * b.cols;
   int64_t *offset = ck_align(workspace);
   void *out = ck_align(offset + pixels);
+  void *scratch = ck_at_mut(out, pixels * lanes, op->kernels->element);
   struct stage s;
-  stage_start(&s, run, b.cols, ck_at_mut(out, pixels * lanes, op->kernels->element));
   for (int64_t p = 0; p < pixels; ++p) offset[p] = p * lanes;
 
   struct ck_dw_target target = {
@@ -463,6 +477,7 @@ static void run_planes(const struct ck_run *run, void *workspace) {
   };
   for (int64_t strip = 0; strip < b.batch * b.col_blocks; ++strip) {
     const int64_t first = strip / b.col_blocks * b.row_blocks * b.col_blocks + strip % b.col_blocks;
+    stage_start(&s, run, b.cols, scratch);
     for (int64_t c = 0; c < run->out_channels; c += lanes) {
       target.channel_begin = c;
       for (int64_t row = 0; row < b.row_blocks; ++row) {

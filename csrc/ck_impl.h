@@ -149,12 +149,14 @@ struct ck_deform_args {
   const void *zeros; /* n of them: a pixel outside the image */
 };
 
-/* to[c * to_step + r] = from[r * from_step + c], r < rows, c < columns. */
+/* to[c * to_step + r] = from[r * from_step + c], r < rows, c < columns; and as many more matrices
+ * as `more` says, which lie to_more and from_more elements apart. */
 struct ck_transpose_args {
   void *to;
   const void *from;
   int64_t to_step, from_step;
   int64_t rows, columns;
+  int64_t more, to_more, from_more;
 };
 
 /* NCHW: one term of `rows` rows of neighbouring pixels into a planar panel: groups of vectors * L

@@ -35,9 +35,7 @@ CK_INLINE void transpose_few(real *to, int64_t to_step, const real *from, int64_
 }
 
 /* What is left over at the ends is done by steps that overlap those before them. */
-static void CK_FN(transpose)(const struct ck_transpose_args *a) {
-  const real *from = a->from;
-  real *to = a->to;
+CK_INLINE void transpose_matrix(const struct ck_transpose_args *a, const real *from, real *to) {
   const int64_t to_step = a->to_step, from_step = a->from_step;
   const int64_t rows = a->rows, columns = a->columns;
   if (columns < VF_BLOCK) {
@@ -57,4 +55,9 @@ static void CK_FN(transpose)(const struct ck_transpose_args *a) {
         transpose_step(out, to_step, in, from_step, true, vf_first(VF_LANES));
     }
   }
+}
+
+static void CK_FN(transpose)(const struct ck_transpose_args *a) {
+  for (int64_t m = 0; m <= a->more; ++m)
+    transpose_matrix(a, (const real *)a->from + m * a->from_more, (real *)a->to + m * a->to_more);
 }
