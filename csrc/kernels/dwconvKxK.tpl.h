@@ -12,10 +12,11 @@
  *
  * Taps are summed row by row, left to right, from the bias on.
  */
-enum { DW_GROUP = 7, DW_LARGE_GROUP = 14, DW_MAX_WIDTH = 9 }; /* networks are 7, 14, 28 .. wide */
+enum { DW_GROUP = 7, DW_LARGE_GROUP = 14, DW_SMALL_GROUP = 3, DW_MAX_WIDTH = 9 };
 
-/* How many sums leave room for the weights of a kernel row and an input. Seven are too few to hide
- * the latency of two FMA units, but no row has fewer. */
+/* How many sums leave room for the weights of a kernel row and an input. Networks are 7, 14, 28 ..
+ * pixels wide. Seven sums are too few to hide the latency of two FMA units; three are for what a
+ * long stride leaves of a late layer. */
 CK_INLINE int dw_group_size(int width, int wanted) {
   const int room = VF_REGISTERS - width - (VF_HAS_FMA ? 2 : 5);
   return room < wanted ? room : wanted;
@@ -83,10 +84,13 @@ CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int
   const int size = dw_group_size(width, DW_GROUP), large = dw_group_size(width, DW_LARGE_GROUP);
   for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
     const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
-    if (large == DW_LARGE_GROUP && outputs >= large)
+    const int64_t idle = ck_ceil_div(outputs, DW_LARGE_GROUP) * 2 - ck_ceil_div(outputs, DW_GROUP);
+    if (large == DW_LARGE_GROUP && outputs >= large && idle == 0)
       dw_phase(d, phase, outputs, width, stride, large);
-    else
+    else if (outputs > 2 * DW_SMALL_GROUP - 1)
       dw_phase(d, phase, outputs, width, stride, size);
+    else
+      dw_phase(d, phase, outputs, width, stride, DW_SMALL_GROUP);
   }
 }
 

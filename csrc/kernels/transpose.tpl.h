@@ -34,25 +34,33 @@ CK_INLINE void transpose_few(real *to, int64_t to_step, const real *from, int64_
   transpose_step(to, to_step, padded, VF_BLOCK, false, vf_first(rows));
 }
 
-/* What is left over at the ends is done by steps that overlap those before them. */
+/* L rows from `from` on: what is left over at the end is done by a step that overlaps the one
+ * before it. */
+CK_INLINE void transpose_rows(real *to, int64_t to_step, const real *from, int64_t from_step,
+                              int64_t columns) {
+  const vf_tail all = vf_first(VF_LANES);
+  const real *end = from + columns - VF_BLOCK;
+  for (; from <= end; from += VF_BLOCK, to += VF_BLOCK * to_step)
+    transpose_step(to, to_step, from, from_step, true, all);
+  if (columns % VF_BLOCK)
+    transpose_step(to + (end - from) * to_step, to_step, end, from_step, true, all);
+}
+
 CK_INLINE void transpose_matrix(const struct ck_transpose_args *a, const real *from, real *to) {
   const int64_t to_step = a->to_step, from_step = a->from_step;
   const int64_t rows = a->rows, columns = a->columns;
   if (columns < VF_BLOCK) {
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t r = 0; r < rows; ++r) to[c * to_step + r] = from[r * from_step + c];
-    return;
-  }
-  for (int64_t i = 0; i < rows; i += VF_LANES) {
-    const int64_t r = ck_max(0, ck_min(i, rows - VF_LANES));
+  } else if (rows < VF_LANES) {
     for (int64_t j = 0; j < columns; j += VF_BLOCK) {
       const int64_t c = ck_min(j, columns - VF_BLOCK);
-      const real *in = from + r * from_step + c;
-      real *out = to + c * to_step + r;
-      if (rows < VF_LANES)
-        transpose_few(out, to_step, in, from_step, rows);
-      else
-        transpose_step(out, to_step, in, from_step, true, vf_first(VF_LANES));
+      transpose_few(to + c * to_step, to_step, from + c, from_step, rows);
+    }
+  } else {
+    for (int64_t i = 0; i < rows; i += VF_LANES) {
+      const int64_t r = ck_min(i, rows - VF_LANES);
+      transpose_rows(to + r, to_step, from + r * from_step, from_step, columns);
     }
   }
 }
