@@ -196,13 +196,26 @@ ck_status ck_dwconv_create(const ck_conv *conv, const ck_weights *w, const void 
   return finish(status, op, out);
 }
 
+static bool is_pointwise(const ck_conv *conv) {
+  return conv->window.kernel_h == 1 && conv->window.kernel_w == 1;
+}
+
+/* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
+static bool planes_pay(const ck_conv *conv) {
+  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  return is_pointwise(conv) && in * out < 256 * (in + out);
+}
+
 /* Groups narrower than a vector share one, unless they read so many channels that a window of them
- * no longer stays near. */
+ * no longer stays near; and a group of one vector that reads few channels is faster so than as a
+ * GEMM of few terms. Lanes that are pixels are not idle. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
-  return conv->groups > 1 && conv->out_channels / conv->groups < lanes &&
-         conv->in_channels / conv->groups <= 2 * lanes;
+  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  if (conv->groups == 1 || (conv->layout == CK_NCHW && is_pointwise(conv))) return false;
+  if (out == lanes) return in <= lanes / 4 && !is_pointwise(conv);
+  return out < lanes && in <= 2 * lanes;
 }
 
 static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
@@ -232,12 +245,6 @@ static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, c
                           bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
   return status;
-}
-
-/* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
-static bool planes_pay(const ck_conv *conv) {
-  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  return conv->window.kernel_h == 1 && conv->window.kernel_w == 1 && in * out < 256 * (in + out);
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
