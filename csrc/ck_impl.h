@@ -420,10 +420,10 @@ struct ck_dw_fill {
 
 /* ck_planar.c: pointwise and depthwise on planes. */
 ck_fill_fn ck_fill_planar;
-void ck_dwconv_planar_run(const struct ck_run *run, void *workspace);
+void ck_planar_run(const struct ck_run *run, void *workspace);
 /* Whether a depthwise is faster on planes than in bands. */
 bool ck_dw_planes_pay(const struct ck_run *run);
-ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes);
+ck_status ck_planar_workspace(const struct ck_run *run, size_t *bytes);
 
 /* How n rows are dealt out to tiles: 49 rows are 13 + 12 + 12 + 12, not 14 x 3 + 7, because a low
  * tile cannot keep the FMA units busy. The first high_tiles tiles have low + 1 rows. */
@@ -470,8 +470,16 @@ struct ck_dw_target {
 };
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
                  const struct ck_dw_target *target, void *scratch);
-/* Whether taps are summed column by column (the 3x3 kernels) or row by row. */
-bool ck_dw_by_columns(const struct ck_run *run);
+void ck_dw_block_staged(const struct ck_run *run, const struct ck_block *block,
+                        const struct ck_dw_target *target, void *scratch);
+/* The 3x3 kernel for this window, or null. It sums column by column, all others row by row. */
+typedef void ck_dw_3x3_kernel(const struct ck_dw_args *);
+ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run);
+/* The input row y of an NHWC image, or null where that is padding. */
+const void *ck_dw_input_row(const struct ck_run *run, int64_t image, int64_t y);
+/* ck_dwstage.c: a depthwise in NCHW. */
+ck_status ck_dw_planes_workspace(const struct ck_run *run, size_t *bytes);
+void ck_dw_planes_run(const struct ck_run *run, void *workspace);
 /* What a depthwise has after its sums: a residual, and an activation that is no clamp; for n
  * elements of y from `at` on. */
 void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n);

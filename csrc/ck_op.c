@@ -333,9 +333,10 @@ struct driver {
 static struct driver driver_of(const struct ck_run *run) {
   const struct ck_op *op = run->op;
   const struct driver bands = {ck_bands_workspace, ck_bands_run};
-  const struct driver planes = {ck_dwconv_planar_workspace, ck_dwconv_planar_run};
+  const struct driver planes = {ck_planar_workspace, ck_planar_run};
   const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run};
   const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run};
+  const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run};
   const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run};
   const struct driver spatial = {ck_spatial_workspace, ck_spatial_run};
   const bool planar = op->conv.layout == CK_NCHW;
@@ -348,8 +349,9 @@ static struct driver driver_of(const struct ck_run *run) {
       if (!planar) return spatial;
       return ck_dw_planes_pay(run) ? planes : bands;
     default:
-      if (planar && ck_dw_planes_pay(run)) return planes;
-      return planar && run->group_out > 1 ? bands : depthwise;
+      if (!planar) return depthwise;
+      if (ck_dw_planes_pay(run)) return planes;
+      return run->group_out > 1 ? bands : staged;
   }
 }
 

@@ -160,7 +160,7 @@ static void place_column_and_row(struct planar_dw *d) {
 static void place_taps(struct planar_dw *d) {
   const struct ck_run *run = d->run;
   const ck_window *w = &run->op->conv.window;
-  const bool by_columns = ck_dw_by_columns(run);
+  const bool by_columns = ck_dw_3x3(run) != NULL;
   for (int64_t t = 0; t < d->taps; ++t) {
     const int64_t ky = by_columns ? t % w->kernel_h : t / w->kernel_w;
     const int64_t kx = by_columns ? t / w->kernel_h : t % w->kernel_w;
@@ -289,12 +289,12 @@ static struct ck_blocking blocking_of(const struct ck_run *run) {
   return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
 }
 
-ck_status ck_dwconv_planar_workspace(const struct ck_run *run, size_t *bytes) {
+ck_status ck_planar_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_blocking b = blocking_of(run);
   return scratch_of(run, b.rows, b.cols, bytes);
 }
 
-void ck_dwconv_planar_run(const struct ck_run *run, void *workspace) {
+void ck_planar_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_blocking blocking = blocking_of(run);
   const ck_activation *activation = run->residual ? &ck_identity : &op->conv.activation;

@@ -1,0 +1,367 @@
+/* Depthwise from staged rows: for some channels, the input rows under the window are brought once
+ * into a ring of contiguous, padded rows, which stays in L1. Pixels lie C channels apart in the
+ * image, and where C is a power of two a window's worth of them falls into a few cache sets; the
+ * copy costs less than the conflicts, and leaves the kernel no borders and no tails. Rows of NCHW
+ * planes become rows of pixels on the way.
+ *
+ * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
+ * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
+ * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
+ */
+#include "ck_impl.h"
+
+int64_t ck_gcd(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+struct ck_dw_walk ck_dw_walk_of(const ck_window *w) {
+  struct ck_dw_walk walk = {.dilation = w->kernel_w == 1 ? 1 : w->dilation_w};
+  const int64_t divisor = ck_gcd(w->stride_w, walk.dilation);
+  walk.phases = walk.dilation / divisor;
+  walk.group_columns = w->stride_w / divisor * walk.dilation;
+  return walk;
+}
+
+/* The ring of staged rows: `slots` rows of `columns` pixels of some vectors of channels, and one of
+ * padding. */
+struct ring {
+  int64_t slots, columns, vectors;
+};
+
+/* Kernels for strides up to 3 read the columns of outputs that are missing in a short phase, so a
+ * row also holds those of a whole group of outputs of the last phase. */
+ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns) {
+  const ck_window *w = &run->op->conv.window;
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
+  const int64_t group = run->op->kernels->dw_group;
+  const bool literal = walk.group_columns <= 3 * walk.dilation;
+  int64_t last, short_phase = 0, reach;
+  if (!ck_mul(cols - 1, w->stride_w, &last) || !ck_mul(w->kernel_w - 1, walk.dilation, &reach))
+    return CK_E_OVERFLOW;
+  if (literal) /* then no factor is much larger than a padded row */
+    short_phase = (ck_min(walk.phases, cols) - 1) * w->stride_w + (group - 1) * walk.group_columns;
+  return ck_add(ck_max(last, short_phase), reach + 1, columns) ? CK_OK : CK_E_OVERFLOW;
+}
+
+/* As many vectors of channels as a sixteenth of L2 holds rows of: so the image is read in longer
+ * runs, in which hardware sees a pattern. Planes have no such runs. */
+static int64_t vectors_of(const struct ck_run *run, int64_t vector_bytes) {
+  if (run->group_in > 1 || run->group_out > 1 || run->op->conv.layout == CK_NCHW) return 1;
+  const int64_t all = ck_ceil_div(run->out_channels, run->op->kernels->lanes);
+  return ck_max(1, ck_min(all, ck_cpu_l2_bytes() / 16 / vector_bytes));
+}
+
+/* Rows under one call of a kernel, beyond those under one row of outputs. */
+static int64_t more_rows(const struct ck_run *run) {
+  return ck_dw_3x3(run) ? run->op->conv.window.stride_h * (run->op->kernels->dw_rows - 1) : 0;
+}
+
+static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
+  const struct ck_kernels *k = run->op->kernels;
+  const ck_window *w = &run->op->conv.window;
+  int64_t rows, bytes;
+  const ck_status status = ck_dw_columns(run, cols, &ring->columns);
+  if (status != CK_OK) return status;
+  ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1 + more_rows(run), run->image.height);
+  if (!ck_mul(ring->slots, run->group_in, &rows) || !ck_mul(rows + 1, ring->columns, &bytes) ||
+      !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
+    return CK_E_OVERFLOW;
+  ring->vectors = vectors_of(run, bytes);
+  if (run->op->conv.layout ==
+      CK_NCHW) { /* as many rows as a third of L1 holds, to be staged together */
+    const int64_t row = ring->columns * k->lanes * k->element; /* less than `bytes` */
+    ring->slots = ck_min(run->image.height, ck_max(ring->slots, ck_cpu_l1d_bytes() / 3 / row));
+  }
+  return CK_OK;
+}
+
+/* Elements of a staged row. */
+static int64_t slot_elements(const struct ck_run *run, const struct ring *ring) {
+  return ring->columns * ring->vectors * run->op->kernels->lanes;
+}
+
+ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
+  *bytes = 0;
+  if (ck_dw_3x3(run) && run->op->conv.layout == CK_NHWC) return CK_OK;
+  struct ring ring;
+  int64_t rows, tables;
+  const ck_status status = ring_of(run, block_cols, &ring);
+  if (status != CK_OK) return status;
+  const int64_t slots = ring.slots * run->group_in;
+  const int64_t window = run->op->conv.window.kernel_h + more_rows(run);
+  if (!ck_mul(slots + 1, slot_elements(run, &ring), &rows) ||
+      !ck_mul(rows, run->op->kernels->element, &rows) ||
+      !ck_mul(2 * window, run->group_in, &tables) || !ck_add(slots, tables, &tables) ||
+      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
+      !ck_add(rows, 4 * CK_ALIGN, &rows))
+    return CK_E_OVERFLOW;
+  *bytes = (size_t)rows;
+  return CK_OK;
+}
+
+/* What the staging of some channels needs to know. */
+struct stage {
+  const struct ck_run *run;
+  struct ring ring;
+  char *data;     /* the slots, then the row of padding */
+  int64_t *holds; /* which input row each slot holds, or -1; a slot of a group has its members */
+  int64_t slot_bytes;
+  const void **staged, **rows;   /* tables: the rows of a window; the same for the kernel */
+  int64_t image, channel, lanes; /* the channels of the output that are staged */
+  int64_t before, begin, end;    /* columns of padding, and of the image */
+};
+
+static void stage_start(struct stage *s, const struct ck_run *run, int64_t cols, void *scratch) {
+  *s = (struct stage){.run = run};
+  ring_of(run, cols, &s->ring);
+  const int64_t slots = s->ring.slots * run->group_in;
+  const int64_t rows = (run->op->conv.window.kernel_h + more_rows(run)) * run->group_in;
+  s->slot_bytes = slot_elements(run, &s->ring) * run->op->kernels->element;
+  s->holds = ck_align(scratch);
+  s->staged = ck_align(s->holds + slots);
+  s->rows = s->staged + rows;
+  s->data = ck_align(s->rows + rows);
+  if (run->op->conv.layout == CK_NCHW) /* all padding, which stays */
+    memset(s->data, 0, (size_t)(slots * s->slot_bytes));
+  memset(s->data + slots * s->slot_bytes, 0, (size_t)s->slot_bytes);
+}
+
+/* Stage the columns under a block, and `lanes` channels from `channel` on: the ring is empty. */
+static void stage_channels(struct stage *s, const struct ck_block *block, int64_t channel,
+                           int64_t lanes) {
+  const ck_image *image = &s->run->image;
+  const int64_t first = block->x * s->run->op->conv.window.stride_w - image->pad_left;
+  s->image = block->image;
+  s->channel = channel;
+  s->lanes = lanes;
+  s->begin = ck_max(0, ck_min(first, image->width));
+  s->end = ck_max(s->begin, ck_min(first + s->ring.columns, image->width));
+  s->before = ck_min(s->begin - first, s->ring.columns);
+  for (int64_t slot = 0; slot < s->ring.slots; ++slot) s->holds[slot] = -1;
+}
+
+/* Rows [y, y + count) of planes -> staged rows, between columns of padding that are there. */
+static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *to) {
+  const struct ck_kernels *k = s->run->op->kernels;
+  const ck_image *image = &s->run->image;
+  const int64_t plane = image->height * image->width;
+  const int64_t from = (s->image * image->channels + s->channel) * plane + y * image->width;
+  if (s->begin < s->end)
+    k->transpose(&(struct ck_transpose_args){.to = to + s->before * k->lanes * k->element,
+                                             .from = ck_at(s->run->x, from + s->begin, k->element),
+                                             .to_step = k->lanes,
+                                             .from_step = plane,
+                                             .rows = s->lanes,
+                                             .columns = s->end - s->begin,
+                                             .more = count - 1,
+                                             .to_more = s->ring.columns * k->lanes,
+                                             .from_more = image->width});
+}
+
+/* Pixels, channel `member` of each output's group -> a staged row. */
+static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char *to) {
+  const struct ck_run *run = s->run;
+  const ck_image *image = &run->image;
+  run->op->kernels->dw_stage(&(struct ck_stage_args){
+      .to = to,
+      .src = ck_at(ck_dw_input_row(run, s->image, y), s->begin * image->channels,
+                   run->op->kernels->element),
+      .src_step = image->channels,
+      .to_step = s->ring.vectors * run->op->kernels->lanes,
+      .before = s->before,
+      .pixels = s->end - s->begin,
+      .after = s->ring.columns - s->before - (s->end - s->begin),
+      .channel = s->channel,
+      .lanes = s->lanes,
+      .group_in = run->group_in,
+      .group_out = run->group_out,
+      .member = member,
+  });
+}
+
+/* Row y and those after it that the ring has room for, behind row `first`. */
+static void stage_more(struct stage *s, int64_t first, int64_t y) {
+  const int64_t members = s->run->group_in, slots = s->ring.slots, slot = y % slots;
+  char *to = s->data + slot * members * s->slot_bytes;
+  if (s->run->op->conv.layout == CK_NHWC) {
+    for (int64_t c = 0; c < members; ++c) stage_pixels(s, y, c, to + c * s->slot_bytes);
+    s->holds[slot] = y;
+    return;
+  }
+  const int64_t room = ck_min(slots - slot, ck_max(first, 0) + slots - y);
+  const int64_t count = ck_min(room, s->run->image.height - y);
+  stage_planes(s, y, count, to);
+  for (int64_t i = 0; i < count; ++i) s->holds[slot + i] = y + i;
+}
+
+/* `count` rows of the image, `step` apart from row `first` on, each channel of a group on its own;
+ * those that are not there yet are staged. */
+static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t count) {
+  const struct ck_run *run = s->run;
+  const int64_t members = run->group_in, slots = s->ring.slots;
+  const char *padding = s->data + slots * members * s->slot_bytes;
+  for (int64_t i = 0, y = first; i < count; ++i, y += step) {
+    const bool inside = y >= 0 && y < run->image.height;
+    if (inside && s->holds[y % slots] != y) stage_more(s, first, y);
+    const char *rows = inside ? s->data + y % slots * members * s->slot_bytes : padding;
+    for (int64_t c = 0; c < members; ++c)
+      s->staged[i * members + c] = inside ? rows + c * s->slot_bytes : padding;
+  }
+}
+
+/* One output row of the channels that are staged, from the rows under it. */
+static void staged_outputs(const struct stage *s, const struct ck_dw_target *target,
+                           struct ck_dw_row_args *args) {
+  const struct ck_op *op = s->run->op;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t taps = args->kernel_h * args->kernel_w;
+  for (int64_t v = 0; v < s->lanes; v += k->lanes) {
+    const int64_t c = s->channel + v, group = (c - target->channel_begin) / k->lanes;
+    for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(s->staged[i], v, k->element);
+    args->rows = s->rows;
+    args->lanes = ck_min(k->lanes, s->lanes - v);
+    args->weights = ck_at(op->dw.data, c * taps, k->element);
+    args->bias = ck_at(op->dw.bias, c, k->element);
+    args->out = ck_at_mut(target->out, group * target->out_step, k->element);
+    k->dwconvKxK(args);
+  }
+}
+
+/* The rows of a block, for the channels that are staged. */
+static void staged_rows(struct stage *s, const struct ck_block *block,
+                        const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const ck_window *w = &run->op->conv.window;
+  const struct ck_dw_walk walk = ck_dw_walk_of(w);
+  const int64_t pixel = s->ring.vectors * run->op->kernels->lanes;
+  struct ck_dw_row_args args = {
+      .kernel_h = w->kernel_h * run->group_in,
+      .kernel_w = w->kernel_w,
+      .out_w = block->cols,
+      .tap_step = walk.dilation * pixel,
+      .out_step = w->stride_w * pixel,
+      .phases = walk.phases,
+      .group_step = walk.group_columns * pixel,
+      .low = target->activation->low,
+      .high = target->activation->high,
+  };
+  for (int64_t r = 0; r < block->rows; ++r) {
+    args.offset = target->offset + r * block->cols;
+    stage_rows(s, (block->y + r) * w->stride_h - run->image.pad_top, w->dilation_h, w->kernel_h);
+    staged_outputs(s, target, &args);
+  }
+}
+
+void ck_dw_block_staged(const struct ck_run *run, const struct ck_block *block,
+                        const struct ck_dw_target *target, void *scratch) {
+  struct stage s;
+  stage_start(&s, run, block->cols, scratch);
+  const int64_t step = s.ring.vectors * run->op->kernels->lanes;
+  for (int64_t c = target->channel_begin; c < target->channel_end; c += step) {
+    stage_channels(&s, block, c, ck_min(step, target->channel_end - c));
+    staged_rows(&s, block, target);
+  }
+}
+
+/* ------------------------------------------------------- planes: a vector of channels goes through
+ * all blocks before the next, so that no row is staged twice */
+
+/* The 3x3 kernels, on staged rows, whose padding is there. */
+static void staged_3x3(struct stage *s, const struct ck_block *block,
+                       const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const struct ck_op *op = run->op;
+  const int64_t stride = op->conv.window.stride_h;
+  struct ck_dw_args args = {
+      .rows = s->staged,
+      .weights = ck_at(op->dw.data, s->channel * 9, op->kernels->element),
+      .bias = ck_at(op->dw.bias, s->channel, op->kernels->element),
+      .out = target->out,
+      .channel_end = s->lanes,
+      .pixel_step = op->kernels->lanes,
+      .in_w = s->ring.columns,
+      .out_w = block->cols,
+      .low = target->activation->low,
+      .high = target->activation->high,
+  };
+  for (int64_t r = 0; r < block->rows; r += args.out_rows) {
+    args.out_rows = (int)ck_min(op->kernels->dw_rows, block->rows - r);
+    args.offset = target->offset + r * block->cols;
+    stage_rows(s, (block->y + r) * stride - run->image.pad_top, 1,
+               (args.out_rows - 1) * stride + 3);
+    ck_dw_3x3(run)(&args);
+  }
+}
+
+/* A block's outputs take a third of L1. */
+static struct ck_blocking plane_blocking(const struct ck_run *run) {
+  const struct ck_kernels *k = run->op->kernels;
+  return ck_blocking_of(run->image.batch, run->out_h, run->out_w,
+                        ck_cpu_l1d_bytes() / 3 / (k->lanes * k->element));
+}
+
+ck_status ck_dw_planes_workspace(const struct ck_run *run, size_t *bytes) {
+  const struct ck_kernels *k = run->op->kernels;
+  const struct ck_blocking b = plane_blocking(run);
+  const int64_t pixel = k->lanes * k->element + (int64_t)sizeof(int64_t);
+  const ck_status status = ck_dw_scratch(run, b.cols, bytes);
+  *bytes += (size_t)(b.rows * b.cols * pixel) + 3 * CK_ALIGN;
+  return status;
+}
+
+/* A block of the channels that are staged, to their planes. */
+static void plane_block(struct stage *s, const struct ck_block *block,
+                        const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const int64_t plane = run->out_h * run->out_w;
+  const int64_t at =
+      (block->image * run->out_channels + s->channel) * plane + block->y * run->out_w + block->x;
+  if (ck_dw_3x3(run))
+    staged_3x3(s, block, target);
+  else
+    staged_rows(s, block, target);
+  k->transpose(&(struct ck_transpose_args){.to = ck_at_mut(run->y, at, k->element),
+                                           .from = target->out,
+                                           .to_step = plane,
+                                           .from_step = k->lanes,
+                                           .rows = block->pixels,
+                                           .columns = s->lanes});
+  if (!run->residual && run->op->conv.activation.kind == CK_ACT_CLAMP) return;
+  for (int64_t c = 0; c < s->lanes; ++c) ck_dw_finish(run, at + c * plane, block->pixels);
+}
+
+void ck_dw_planes_run(const struct ck_run *run, void *workspace) {
+  const struct ck_op *op = run->op;
+  const int64_t lanes = op->kernels->lanes;
+  const struct ck_blocking b = plane_blocking(run);
+  const int64_t pixels = b.rows * b.cols;
+  int64_t *offset = ck_align(workspace);
+  void *out = ck_align(offset + pixels);
+  void *scratch = ck_at_mut(out, pixels * lanes, op->kernels->element);
+  struct stage s;
+  for (int64_t p = 0; p < pixels; ++p) offset[p] = p * lanes;
+
+  struct ck_dw_target target = {
+      .out = out,
+      .offset = offset,
+      .activation = run->residual ? &ck_identity : &op->conv.activation,
+  };
+  for (int64_t strip = 0; strip < b.batch * b.col_blocks; ++strip) {
+    const int64_t first = strip / b.col_blocks * b.row_blocks * b.col_blocks + strip % b.col_blocks;
+    stage_start(&s, run, b.cols, scratch);
+    for (int64_t c = 0; c < run->out_channels; c += lanes) {
+      target.channel_begin = c;
+      for (int64_t row = 0; row < b.row_blocks; ++row) {
+        const struct ck_block block = ck_block_at(&b, first + row * b.col_blocks);
+        if (row == 0) stage_channels(&s, &block, c, ck_min(lanes, run->out_channels - c));
+        plane_block(&s, &block, &target);
+      }
+    }
+  }
+}
