@@ -16,7 +16,8 @@ SAMPLES_TOLERANCE = 1e-4
 
 def bench_op(benchmark, case, engine):
     cost = engines.cost(case)
-    benchmark.group = f"{case} ({2e-6 * cost.macs:.0f} MFLOP, {1e-6 * cost.bytes:.1f} MB)"
+    work = f"{2e-6 * cost.macs:.0f} MFLOP, " if cost.macs else ""  # poolings have none
+    benchmark.group = f"{case} ({work}{1e-6 * cost.bytes:.1f} MB)"
     isa = engine.partition("-")[0]
     with ck.use_isa(isa) if isa in ck.available_isas() else nullcontext():
         run, result = engines.of(case.op)[engine](case)
