@@ -6,7 +6,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-shapes",
         action="store_true",
-        help="time every shape of shapes/real_networks.txt: a quarter of an hour",
+        help="time every shape of shapes/real_networks.txt: half an hour",
     )
 
 
