@@ -54,11 +54,17 @@ def _number_of(name: Any, source: str) -> int:
 
 
 _wanted = os.environ.get("CONVKERN_ISA", "")
-_current: int = _number_of(_wanted, "CONVKERN_ISA") if _wanted else _core.isa_best()
+_current: int | None = None  # until it is asked for: a wrong variable must not fail an import
 
 
 def isa() -> str:
     """The ISA that new operations are made for.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The environment variable ``CONVKERN_ISA`` names an ISA that does not exist or that this CPU
+        lacks. Every operation then raises the same; `import convkern` does not.
 
     Examples
     --------
@@ -66,10 +72,14 @@ def isa() -> str:
     >>> ck.isa() in ck.available_isas()
     True
     """
-    return _NAMES[_current]
+    return _NAMES[isa_number()]
 
 
 def isa_number() -> int:
+    """The number of the ISA in use; at first of the one that the environment names, or the best."""
+    global _current
+    if _current is None:
+        _current = _number_of(_wanted, "CONVKERN_ISA") if _wanted else _core.isa_best()
     return _current
 
 
@@ -123,7 +133,7 @@ def use_isa(name: str) -> _Restore:
     """
     global _current
     number = _number_of(name, "use_isa")
-    previous, _current = _NAMES[_current], number
+    previous, _current = isa(), number
     return _Restore(use_isa, previous)
 
 
@@ -181,7 +191,7 @@ def fma_peak_gflops() -> float:
     The ISAs without FMA (sse2, scalar) multiply and add. Measure it in the same rounds as what it
     is compared with: clocks drift.
     """
-    return _core.probe_fma(_current) / 1e9
+    return _core.probe_fma(isa_number()) / 1e9
 
 
 def nop_rate_ghz() -> float:
@@ -208,7 +218,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"show_config: mode must be 'stdout' or 'dicts', not {mode!r}")
     name, features, l1d, l2 = _core.cpu()
-    rows, columns, lanes = _core.tile(_current)
+    rows, columns, lanes = _core.tile(isa_number())
     config = {
         "version": __version__,
         "isa": isa(),

@@ -11,6 +11,8 @@ from statistics import median
 
 import numpy as np
 import pytest
+from cases import python
+from test_runtime import TOKENS
 
 import convkern as ck
 from convkern import cost
@@ -89,6 +91,24 @@ def test_python_m_convkern():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "fly" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "classify image.png", "info"])
+@pytest.mark.parametrize("name", ["nonsense", "avx2 ", *sorted(TOKENS - set(ck.available_isas()))])
+def test_environment_names_no_isa_of_this_cpu(command, name):
+    program = f"import convkern.cli as cli; raise SystemExit(cli.main({command.split()}))"
+    done = python(program, CONVKERN_ISA=name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"convkern {command.split()[0]}: CONVKERN_ISA: ")
+    assert repr(name) in done.stderr
+    assert "scalar" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_whatever_the_environment_names():
+    program = "import convkern.cli as cli; cli.main(['--help'])"
+    done = python(program, CONVKERN_ISA="nonsense")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_info_shows_the_configuration(capsys):

@@ -26,8 +26,7 @@ def some_pixels(height, width, rng):
 
 def one_pixel_each(made, rows, columns):
     """Turn a call on one image into one on a batch, each image being what one output pixel sees."""
-    w, options = made.weights[0], made.options
-    kernel = w.shape[:2] if w.ndim > 2 else (1, 1)
+    options, kernel = made.options, kernel_of(made)
     stride = options["stride"]
     dilation = options.get("dilation", (1, 1))
     padding = reference.resolve_padding(
@@ -41,6 +40,15 @@ def one_pixel_each(made, rows, columns):
     ]
     window = {k: v for k, v in options.items() if k not in ("stride", "padding")}
     return replace(made, x=np.stack(seen), options=window)
+
+
+def kernel_of(made):
+    """Height and width of the window of an NHWC call."""
+    if made.op == "spatially_separable_conv2d":
+        column, row = made.weights
+        return len(column), len(row)
+    w = made.weights[0]
+    return w.shape[:2] if w.ndim > 2 else (1, 1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

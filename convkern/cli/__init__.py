@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        _check_environment()
         code: int = args.run(args)
         return code
     except CommandError as error:
@@ -52,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _check_environment() -> None:
+    try:
+        ck.isa()
+    except (ValueError, RuntimeError) as error:
+        raise CommandError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
