@@ -71,13 +71,23 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
 
 const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
 
+/* Rows of outputs whose input is many times what a block shares with the next: that is staged again
+ * for each. */
+static int64_t least_rows(const struct ck_run *run) {
+  const ck_window *w = &run->op->conv.window;
+  const int64_t height = run->image.height, stride = ck_min(w->stride_h, height);
+  const int64_t shared = ck_min(height, ck_max(0, (w->kernel_h - 1) * w->dilation_h + 1 - stride));
+  return ck_min(run->out_h, 8 * ck_ceil_div(shared, stride));
+}
+
 struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t pixel = run->image.channels * run->op->kernels->element;
   const int64_t inputs =
       ck_cpu_l2_bytes() / 4 / pixel / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
-  return ck_blocking_of(run->image.batch, run->out_h, run->out_w,
-                        ck_max(LEAST_BLOCK_PIXELS, inputs));
+  int64_t pixels = ck_max(LEAST_BLOCK_PIXELS, inputs);
+  if (!ck_dw_3x3(run)) pixels = ck_max(pixels, least_rows(run) * run->out_w);
+  return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
 }
 
 void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {

@@ -53,7 +53,8 @@ ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns
 static int64_t vectors_of(const struct ck_run *run, int64_t vector_bytes) {
   if (run->group_in > 1 || run->group_out > 1 || run->op->conv.layout == CK_NCHW) return 1;
   const int64_t all = ck_ceil_div(run->out_channels, run->op->kernels->lanes);
-  return ck_max(1, ck_min(all, ck_cpu_l2_bytes() / 16 / vector_bytes));
+  const int64_t fit = ck_min(all, ck_cpu_l2_bytes() / 16 / vector_bytes);
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : 1; /* which dw_stage has loops for */
 }
 
 /* Rows under one call of a kernel, beyond those under one row of outputs. */

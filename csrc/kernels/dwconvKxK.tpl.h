@@ -70,27 +70,26 @@ CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count
       vf_store_either((real *)d->out + *offset, full, tail, vf_min(high, vf_max(low, sum[p])));
 }
 
-/* The last group of a phase overlaps the one before; only a phase shorter than a group has sums
- * that do not exist. */
-CK_INLINE void dw_phase(const struct ck_dw_row_args *d, int64_t phase, int64_t outputs,
-                        const int width, const int stride, const int size) {
-  for (int64_t p = 0; p < outputs; p += size) {
+/* Groups of a size, as long as they are full or the last of a phase: that one overlaps the one
+ * before it; only a phase shorter than a group has sums that do not exist. */
+CK_INLINE int64_t dw_groups(const struct ck_dw_row_args *d, int64_t phase, int64_t p,
+                            int64_t outputs, int64_t least, const int width, const int stride,
+                            const int size) {
+  for (; p < outputs && outputs - p >= least; p += size) {
     const int64_t first = ck_max(0, ck_min(p, outputs - size));
     dw_group(d, phase + first * d->phases, outputs - first, width, stride, size);
   }
+  return p;
 }
 
 CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int stride) {
   const int size = dw_group_size(width, DW_GROUP), large = dw_group_size(width, DW_LARGE_GROUP);
   for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
     const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
-    const int64_t idle = ck_ceil_div(outputs, DW_LARGE_GROUP) * 2 - ck_ceil_div(outputs, DW_GROUP);
-    if (large == DW_LARGE_GROUP && outputs >= large && idle == 0)
-      dw_phase(d, phase, outputs, width, stride, large);
-    else if (outputs > 2 * DW_SMALL_GROUP - 1)
-      dw_phase(d, phase, outputs, width, stride, size);
-    else
-      dw_phase(d, phase, outputs, width, stride, DW_SMALL_GROUP);
+    int64_t p = 0;
+    if (large == DW_LARGE_GROUP) p = dw_groups(d, phase, p, outputs, large, width, stride, large);
+    p = dw_groups(d, phase, p, outputs, 2 * DW_SMALL_GROUP, width, stride, size);
+    dw_groups(d, phase, p, outputs, 0, width, stride, DW_SMALL_GROUP);
   }
 }
 
@@ -115,16 +114,37 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
     dw_row(d, 0, 0);
 }
 
+enum { DW_STAGE_VECTORS = 4 };
+
 /* Copy what output channels read of a row into a staged row: zeros, pixels, zeros. Where they are
  * input channels, neighbours are copied ... */
+CK_INLINE void dw_stage_vectors(const struct ck_stage_args *s, real *to, const int vectors) {
+  const int64_t to_step = s->to_step, from_step = s->src_step;
+  const real *from = (const real *)s->src + s->channel;
+  for (int64_t left = s->pixels; left > 0; --left, to += to_step, from += from_step) {
+    vf x[DW_STAGE_VECTORS];
+    CK_UNROLL
+    for (int v = 0; v < vectors; ++v) x[v] = vf_load(from + v * VF_LANES);
+    CK_UNROLL
+    for (int v = 0; v < vectors; ++v) vf_store(to + v * VF_LANES, x[v]);
+  }
+}
+
 CK_INLINE void dw_stage_plain(const struct ck_stage_args *s, real *to) {
   const real *from = (const real *)s->src + s->channel;
   const int64_t whole = s->lanes / VF_LANES * VF_LANES;
   const vf_tail tail = vf_first(s->lanes - whole);
-  for (int64_t i = 0; i < s->pixels; ++i, to += s->to_step, from += s->src_step) {
-    __builtin_prefetch(from + s->to_step, 0, 2); /* the next channels' turn comes soon */
-    for (int64_t c = 0; c < whole; c += VF_LANES) vf_store(to + c, vf_load(from + c));
-    if (whole < s->lanes) vf_store(to + whole, vf_load_n(from + whole, tail));
+  if (s->lanes == VF_LANES) {
+    dw_stage_vectors(s, to, 1);
+  } else if (s->lanes == 2 * VF_LANES) {
+    dw_stage_vectors(s, to, 2);
+  } else if (s->lanes == DW_STAGE_VECTORS * VF_LANES) {
+    dw_stage_vectors(s, to, DW_STAGE_VECTORS);
+  } else {
+    for (int64_t i = 0; i < s->pixels; ++i, to += s->to_step, from += s->src_step) {
+      for (int64_t c = 0; c < whole; c += VF_LANES) vf_store(to + c, vf_load(from + c));
+      if (whole < s->lanes) vf_store(to + whole, vf_load_n(from + whole, tail));
+    }
   }
 }
 
@@ -142,7 +162,6 @@ CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, real *to) {
   const vf_index index = vf_index_of(lane);
   const real *from = (const real *)s->src + first;
   for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step) {
-    __builtin_prefetch(from + VF_LANES, 0, 2);
     if (span <= VF_LANES)
       vf_store(to, vf_load_repeat(from, tail, index));
     else

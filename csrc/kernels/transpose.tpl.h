@@ -27,11 +27,15 @@ CK_INLINE void transpose_step(real *to, int64_t to_step, const real *from, int64
 
 /* Fewer rows than a vector has lanes. */
 CK_INLINE void transpose_few(real *to, int64_t to_step, const real *from, int64_t from_step,
-                             int64_t rows) {
+                             int64_t rows, int64_t columns) {
+  const vf_tail some = vf_first(rows);
   real padded[VF_LANES * VF_BLOCK] = {0};
-  for (int64_t r = 0; r < rows; ++r)
-    memcpy(padded + r * VF_BLOCK, from + r * from_step, VF_BLOCK * sizeof(real));
-  transpose_step(to, to_step, padded, VF_BLOCK, false, vf_first(rows));
+  for (int64_t j = 0; j < columns; j += VF_BLOCK) {
+    const int64_t c = ck_min(j, columns - VF_BLOCK);
+    for (int64_t r = 0; r < rows; ++r)
+      memcpy(padded + r * VF_BLOCK, from + r * from_step + c, VF_BLOCK * sizeof(real));
+    transpose_step(to + c * to_step, to_step, padded, VF_BLOCK, false, some);
+  }
 }
 
 /* L rows from `from` on: what is left over at the end is done by a step that overlaps the one
@@ -53,10 +57,7 @@ CK_INLINE void transpose_matrix(const struct ck_transpose_args *a, const real *f
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t r = 0; r < rows; ++r) to[c * to_step + r] = from[r * from_step + c];
   } else if (rows < VF_LANES) {
-    for (int64_t j = 0; j < columns; j += VF_BLOCK) {
-      const int64_t c = ck_min(j, columns - VF_BLOCK);
-      transpose_few(to + c * to_step, to_step, from + c, from_step, rows);
-    }
+    transpose_few(to, to_step, from, from_step, rows, columns);
   } else {
     for (int64_t i = 0; i < rows; i += VF_LANES) {
       const int64_t r = ck_min(i, rows - VF_LANES);
