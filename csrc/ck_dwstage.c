@@ -127,9 +127,7 @@ static void stage_start(struct stage *s, const struct ck_run *run, int64_t cols,
   s->staged = ck_align(s->holds + slots);
   s->rows = s->staged + rows;
   s->data = ck_align(s->rows + rows);
-  if (run->op->conv.layout == CK_NCHW) /* all padding, which stays */
-    memset(s->data, 0, (size_t)(slots * s->slot_bytes));
-  memset(s->data + slots * s->slot_bytes, 0, (size_t)s->slot_bytes);
+  memset(s->data, 0, (size_t)((slots + 1) * s->slot_bytes)); /* padding, which stays */
 }
 
 /* Stage the columns under a block, and `lanes` channels from `channel` on: the ring is empty. */
@@ -167,16 +165,15 @@ static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *
 /* Pixels, channel `member` of each output's group -> a staged row. */
 static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char *to) {
   const struct ck_run *run = s->run;
+  const struct ck_kernels *k = run->op->kernels;
   const ck_image *image = &run->image;
-  run->op->kernels->dw_stage(&(struct ck_stage_args){
-      .to = to,
-      .src = ck_at(ck_dw_input_row(run, s->image, y), s->begin * image->channels,
-                   run->op->kernels->element),
+  const int64_t pixel = s->ring.vectors * k->lanes;
+  k->dw_stage(&(struct ck_stage_args){
+      .to = to + s->before * pixel * k->element,
+      .src = ck_at(ck_dw_input_row(run, s->image, y), s->begin * image->channels, k->element),
       .src_step = image->channels,
-      .to_step = s->ring.vectors * run->op->kernels->lanes,
-      .before = s->before,
+      .to_step = pixel,
       .pixels = s->end - s->begin,
-      .after = s->ring.columns - s->before - (s->end - s->begin),
       .channel = s->channel,
       .lanes = s->lanes,
       .group_in = run->group_in,
@@ -185,9 +182,9 @@ static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char 
   });
 }
 
-/* Row y and those after it that the ring has room for, behind row `first`. */
-static void stage_more(struct stage *s, int64_t first, int64_t y) {
-  const int64_t members = s->run->group_in, slots = s->ring.slots, slot = y % slots;
+/* Row y, into its slot, and those after it that the ring has room for behind row `first`. */
+static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) {
+  const int64_t members = s->run->group_in, slots = s->ring.slots;
   char *to = s->data + slot * members * s->slot_bytes;
   if (s->run->op->conv.layout == CK_NHWC) {
     for (int64_t c = 0; c < members; ++c) stage_pixels(s, y, c, to + c * s->slot_bytes);
@@ -201,17 +198,22 @@ static void stage_more(struct stage *s, int64_t first, int64_t y) {
 }
 
 /* `count` rows of the image, `step` apart from row `first` on, each channel of a group on its own;
- * those that are not there yet are staged. */
+ * those that are not there yet are staged. Row y goes to slot y modulo the slots, which a division
+ * would take as long to find as a short row takes. */
 static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t count) {
-  const struct ck_run *run = s->run;
-  const int64_t members = run->group_in, slots = s->ring.slots;
+  const int64_t members = s->run->group_in, slots = s->ring.slots, height = s->run->image.height;
+  const int64_t slot_step = step % slots;
   const char *padding = s->data + slots * members * s->slot_bytes;
+  const void **staged = s->staged;
+  int64_t slot = first % slots;
+  if (slot < 0) slot += slots;
   for (int64_t i = 0, y = first; i < count; ++i, y += step) {
-    const bool inside = y >= 0 && y < run->image.height;
-    if (inside && s->holds[y % slots] != y) stage_more(s, first, y);
-    const char *rows = inside ? s->data + y % slots * members * s->slot_bytes : padding;
-    for (int64_t c = 0; c < members; ++c)
-      s->staged[i * members + c] = inside ? rows + c * s->slot_bytes : padding;
+    const bool inside = y >= 0 && y < height;
+    if (inside && s->holds[slot] != y) stage_more(s, first, y, slot);
+    const char *row = inside ? s->data + slot * members * s->slot_bytes : padding;
+    for (int64_t c = 0; c < members; ++c) *staged++ = inside ? row + c * s->slot_bytes : padding;
+    slot += slot_step;
+    if (slot >= slots) slot -= slots;
   }
 }
 

@@ -104,14 +104,13 @@ struct ck_column_args {
   int64_t kernel_h, pixel_step, pixels, channels;
 };
 
-/* One row of some output channels of the input, into scratch: [before + pixels + after][to_step].
- */
+/* Pixels of a row, what some output channels read of them, into scratch: [pixels][to_step]. */
 struct ck_stage_args {
   void *to;
   const void *src;  /* the row's first pixel that is wanted */
   int64_t src_step; /* elements from one input pixel to the next */
   int64_t to_step;  /* whole vectors; more than one only where output channels are input channels */
-  int64_t before, pixels, after;
+  int64_t pixels;
   int64_t channel, lanes; /* output channels [channel, channel + lanes) */
   /* output channel o reads input channel o / group_out * group_in + member */
   int64_t group_in, group_out, member;

@@ -116,8 +116,8 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
 
 enum { DW_STAGE_VECTORS = 4 };
 
-/* Copy what output channels read of a row into a staged row: zeros, pixels, zeros. Where they are
- * input channels, neighbours are copied ... */
+/* Copy what output channels read of a row into a staged row. Where they are input channels,
+ * neighbours are copied ... */
 CK_INLINE void dw_stage_vectors(const struct ck_stage_args *s, real *to, const int vectors) {
   const int64_t to_step = s->to_step, from_step = s->src_step;
   const real *from = (const real *)s->src + s->channel;
@@ -170,11 +170,8 @@ CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, real *to) {
 }
 
 static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
-  real *to = s->to, *pixels = to + s->before * s->to_step, *after = pixels + s->pixels * s->to_step;
-  for (; to < pixels; to += VF_LANES) vf_store(to, vf_zero());
   if (s->group_in == 1 && s->group_out == 1)
-    dw_stage_plain(s, to);
+    dw_stage_plain(s, s->to);
   else
-    dw_stage_groups(s, to);
-  for (to = after; to < after + s->after * s->to_step; to += VF_LANES) vf_store(to, vf_zero());
+    dw_stage_groups(s, s->to);
 }
