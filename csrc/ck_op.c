@@ -208,14 +208,15 @@ static bool planes_pay(const ck_conv *conv) {
 
 /* Groups narrower than a vector share one, unless they read so many channels that a window of them
  * no longer stays near; and a group of one vector that reads few channels is faster so than as a
- * GEMM of few terms. Lanes that are pixels are not idle. */
+ * GEMM of few terms. A pointwise convolution uses nothing twice that is staged: there a GEMM is
+ * faster unless most of its lanes idle, and lanes that are pixels never do. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  if (conv->groups == 1 || (conv->layout == CK_NCHW && is_pointwise(conv))) return false;
-  if (out == lanes) return in <= lanes / 4 && !is_pointwise(conv);
-  return out < lanes && in <= 2 * lanes;
+  if (conv->groups == 1) return false;
+  if (is_pointwise(conv)) return conv->layout == CK_NHWC && 2 * out < lanes && in <= 2 * lanes;
+  return out == lanes ? in <= lanes / 4 : out < lanes && in <= 2 * lanes;
 }
 
 static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
