@@ -59,8 +59,9 @@ static struct band rows_near(const struct ck_run *run, const struct ck_block *bl
   const int64_t height = run->image.height;
   const int64_t first = block->y * w->stride_h - run->image.pad_top;
   const int64_t last = first + (block->rows - 1) * w->stride_h + (w->kernel_h - 1) * w->dilation_h;
-  const int64_t spare = ck_max(0, fit - (last + 1 - first)) / 2; /* rows above, and below */
-  const int64_t reach = ck_max(CK_DEFORM_REACH, spare);
+  const int64_t spare =
+      ck_max(0, fit - (last + 1 - first));                  /* half of it lets the band lie still */
+  const int64_t reach = ck_max(CK_DEFORM_REACH, spare / 4); /* rows above, and below */
   const int64_t begin = ck_min(ck_max(first - reach, 0), height);
   const int64_t end = ck_max(ck_min(last, height) + 1 + reach, begin);
   return (struct band){block->image, begin, ck_min(ck_min(end, height), begin + fit)};
@@ -81,12 +82,13 @@ static void slide_band(const struct ck_conv_fill *f, const struct ck_block *bloc
             (size_t)((band->end - near.begin) * row));
     band->begin = near.begin;
   }
+  if (near.end <= band->end) return;
+  const int64_t end = ck_min(image->height, band->begin + fit);
   const void *planes = plane_at(run, block->image, f->first_channel);
-  if (band->end < near.end)
-    ck_to_pixels(run->op->kernels, data + (band->end - band->begin) * row,
-                 ck_at(planes, band->end * image->width, element), image->height * image->width,
-                 f->channels, (near.end - band->end) * image->width);
-  band->end = ck_max(band->end, near.end);
+  ck_to_pixels(run->op->kernels, data + (band->end - band->begin) * row,
+               ck_at(planes, band->end * image->width, element), image->height * image->width,
+               f->channels, (end - band->end) * image->width);
+  band->end = end;
 }
 
 /* Where a sample's rows are. */

@@ -71,13 +71,14 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
 
 const ck_activation ck_identity = {CK_ACT_CLAMP, -INFINITY, INFINITY};
 
-/* Rows of outputs whose input is many times what a block shares with the next: that is staged again
- * for each. */
-static int64_t least_rows(const struct ck_run *run) {
+/* Outputs whose input is many times what a block shares with the next, which is staged again for
+ * each; but their offsets take at most an eighth of L2. */
+static int64_t staged_pixels(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t height = run->image.height, stride = ck_min(w->stride_h, height);
   const int64_t shared = ck_min(height, ck_max(0, (w->kernel_h - 1) * w->dilation_h + 1 - stride));
-  return ck_min(run->out_h, 8 * ck_ceil_div(shared, stride));
+  const int64_t rows = ck_min(run->out_h, 8 * ck_ceil_div(shared, stride));
+  return ck_min(rows * run->out_w, ck_cpu_l2_bytes() / 8 / (int64_t)sizeof(int64_t));
 }
 
 struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
@@ -86,7 +87,7 @@ struct ck_blocking ck_dw_blocking(const struct ck_run *run) {
   const int64_t inputs =
       ck_cpu_l2_bytes() / 4 / pixel / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
   int64_t pixels = ck_max(LEAST_BLOCK_PIXELS, inputs);
-  if (!ck_dw_3x3(run)) pixels = ck_max(pixels, least_rows(run) * run->out_w);
+  if (!ck_dw_3x3(run)) pixels = ck_max(pixels, staged_pixels(run));
   return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
 }
 
