@@ -73,11 +73,10 @@ static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ri
       !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
     return CK_E_OVERFLOW;
   ring->vectors = vectors_of(run, bytes);
-  if (run->op->conv.layout ==
-      CK_NCHW) { /* as many rows as a third of L1 holds, to be staged together */
-    const int64_t row = ring->columns * k->lanes * k->element; /* less than `bytes` */
-    ring->slots = ck_min(run->image.height, ck_max(ring->slots, ck_cpu_l1d_bytes() / 3 / row));
-  }
+  if (run->op->conv.layout == CK_NHWC) return CK_OK;
+  /* of planes as many rows as a third of L1 holds, to be staged together */
+  const int64_t row = ring->columns * k->lanes * k->element; /* less than `bytes` */
+  ring->slots = ck_min(run->image.height, ck_max(ring->slots, ck_cpu_l1d_bytes() / 3 / row));
   return CK_OK;
 }
 
