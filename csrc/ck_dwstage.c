@@ -216,18 +216,27 @@ static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t cou
   }
 }
 
-/* One output row of the channels that are staged, from the rows under it. */
-static void staged_outputs(const struct stage *s, const struct ck_dw_target *target,
+/* The kernel rows under which there is an image. Rows of zeros change a sum only where a weight is
+ * no number. */
+static struct ck_span kernel_rows(const struct ck_run *run, int64_t first) {
+  const ck_window *w = &run->op->conv.window;
+  const struct ck_span all = {0, w->kernel_h};
+  return run->op->dw.finite ? ck_span_inside(first, w->dilation_h, run->image.height, all) : all;
+}
+
+/* One output row of the channels that are staged, from the rows under kernel row ky and the next.
+ */
+static void staged_outputs(const struct stage *s, const struct ck_dw_target *target, int64_t ky,
                            struct ck_dw_row_args *args) {
   const struct ck_op *op = s->run->op;
   const struct ck_kernels *k = op->kernels;
-  const int64_t taps = args->kernel_h * args->kernel_w;
+  const int64_t row = s->run->group_in * args->kernel_w, taps = op->conv.window.kernel_h * row;
   for (int64_t v = 0; v < s->lanes; v += k->lanes) {
     const int64_t c = s->channel + v, group = (c - target->channel_begin) / k->lanes;
     for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(s->staged[i], v, k->element);
     args->rows = s->rows;
     args->lanes = ck_min(k->lanes, s->lanes - v);
-    args->weights = ck_at(op->dw.data, c * taps, k->element);
+    args->weights = ck_at(op->dw.data, c * taps + ky * row * k->lanes, k->element);
     args->bias = ck_at(op->dw.bias, c, k->element);
     args->out = ck_at_mut(target->out, group * target->out_step, k->element);
     k->dwconvKxK(args);
@@ -242,7 +251,6 @@ static void staged_rows(struct stage *s, const struct ck_block *block,
   const struct ck_dw_walk walk = ck_dw_walk_of(w);
   const int64_t pixel = s->ring.vectors * run->op->kernels->lanes;
   struct ck_dw_row_args args = {
-      .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
       .out_w = block->cols,
       .tap_step = walk.dilation * pixel,
@@ -254,8 +262,11 @@ static void staged_rows(struct stage *s, const struct ck_block *block,
   };
   for (int64_t r = 0; r < block->rows; ++r) {
     args.offset = target->offset + r * block->cols;
-    stage_rows(s, (block->y + r) * w->stride_h - run->image.pad_top, w->dilation_h, w->kernel_h);
-    staged_outputs(s, target, &args);
+    const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
+    const struct ck_span rows = kernel_rows(run, first);
+    args.kernel_h = (rows.end - rows.begin) * run->group_in;
+    stage_rows(s, first + rows.begin * w->dilation_h, w->dilation_h, rows.end - rows.begin);
+    staged_outputs(s, target, rows.begin, &args);
   }
 }
 

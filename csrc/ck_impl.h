@@ -260,6 +260,7 @@ struct ck_dw_weights {
   int64_t channels; /* of the output; o and o + channels have the same weights */
   void *data;       /* [channels / L][kernel_h][group_in][kernel_w][L] */
   void *bias;
+  bool finite; /* no weight is infinite or NaN: rows of padding add nothing */
 };
 
 ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,

@@ -107,6 +107,14 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   return CK_OK;
 }
 
+/* Neither infinite nor NaN: an exponent that is not all ones. */
+static bool is_finite(const void *x, int element) {
+  uint64_t bits = 0;
+  memcpy(&bits, x, (size_t)element); /* little-endian */
+  const uint64_t exponent = element == 4 ? (uint64_t)0xFF << 23 : (uint64_t)0x7FF << 52;
+  return (bits & exponent) != exponent;
+}
+
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
                      int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
                      const void *bias, struct ck_dw_weights *packed) {
@@ -116,6 +124,7 @@ ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_
     return CK_E_OVERFLOW;
   const int64_t padded = ck_round_up(channels, k->lanes);
   packed->channels = channels;
+  packed->finite = true;
   ck_status status = alloc_elements(taps, padded, k->element, &packed->data);
   if (status == CK_OK) status = pack_bias(k, bias, channels, padded, &packed->bias);
   if (status != CK_OK) return status;
@@ -128,6 +137,7 @@ ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_
         for (int64_t kx = 0; kx < window->kernel_w; ++kx) {
           const int64_t tap = at + ky * w->ky + c * w->in + kx * w->kx;
           memcpy(to, ck_at(w->data, tap, k->element), (size_t)k->element);
+          packed->finite &= is_finite(to, k->element);
           to += k->lanes * k->element;
         }
   }
