@@ -147,13 +147,12 @@ static void stage_channels(struct stage *s, const struct ck_block *block, int64_
 static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *to) {
   const struct ck_kernels *k = s->run->op->kernels;
   const ck_image *image = &s->run->image;
-  const int64_t plane = image->height * image->width;
-  const int64_t from = (s->image * image->channels + s->channel) * plane + y * image->width;
+  const void *from = ck_plane_row(s->run, s->image, s->channel, y);
   if (s->begin < s->end)
     k->transpose(&(struct ck_transpose_args){.to = to + s->before * k->lanes * k->element,
-                                             .from = ck_at(s->run->x, from + s->begin, k->element),
+                                             .from = ck_at(from, s->begin, k->element),
                                              .to_step = k->lanes,
-                                             .from_step = plane,
+                                             .from_step = image->height * image->width,
                                              .rows = s->lanes,
                                              .columns = s->end - s->begin,
                                              .more = count - 1,

@@ -498,6 +498,13 @@ CK_INLINE const void *ck_at(const void *base, int64_t elements, int element) {
 CK_INLINE void *ck_at_mut(void *base, int64_t elements, int element) {
   return (char *)base + elements * element;
 }
+/* Row y of a plane of an NCHW image. */
+CK_INLINE const void *ck_plane_row(const struct ck_run *run, int64_t image, int64_t channel,
+                                   int64_t y) {
+  const ck_image *i = &run->image;
+  return ck_at(run->x, ((image * i->channels + channel) * i->height + y) * i->width,
+               run->op->kernels->element);
+}
 CK_INLINE void *ck_align(void *p) {
   return (void *)(((uintptr_t)p + CK_ALIGN - 1) & ~(uintptr_t)(CK_ALIGN - 1));
 }

@@ -14,20 +14,12 @@
 /* ------------------------------------------------------------------------------- fills of the GEMM
  */
 
-/* The first pixel of a row of a plane, or null where that is padding. */
-static const void *plane_row(const struct ck_run *run, int64_t image, int64_t channel, int64_t y) {
-  const ck_image *i = &run->image;
-  if (y < 0 || y >= i->height) return NULL;
-  return ck_at(run->x, ((image * i->channels + channel) * i->height + y) * i->width,
-               run->op->kernels->element);
-}
-
 static void put(const struct ck_kernels *k, const struct ck_panel *panel,
                 struct ck_planar_fill_args args) {
   args.panel = panel->data;
   args.group_step = panel->group_step;
   args.narrow = panel->narrow;
-  if (args.pixels > 0 && args.rows > 0) k->planar_fill(&args);
+  k->planar_fill(&args);
 }
 
 /* The outputs whose input lies in the image are a rectangle of the block; around it there is
@@ -59,8 +51,8 @@ void ck_fill_planar(const void *context, const struct ck_block *block, int64_t b
     zeros.term = pixels.term = term - begin;
     if (inside < block->pixels) put(run->op->kernels, panel, zeros);
     if (inside == 0) continue;
-    const void *row = plane_row(run, block->image, f->first_channel + term,
-                                r.begin * w->stride_h - image->pad_top);
+    const void *row = ck_plane_row(run, block->image, f->first_channel + term,
+                                   r.begin * w->stride_h - image->pad_top);
     pixels.src = ck_at(row, x.begin * w->stride_w - image->pad_left, run->op->kernels->element);
     put(run->op->kernels, panel, pixels);
   }
@@ -213,7 +205,7 @@ static void stage_channel(const struct planar_dw *d, int64_t channel) {
   const struct ck_run *run = d->run;
   const struct ck_kernels *k = run->op->kernels;
   const struct axis *v = &d->s.v, *h = &d->s.h;
-  const void *plane = plane_row(run, d->block->image, channel, 0);
+  const void *plane = ck_plane_row(run, d->block->image, channel, 0);
   for (int64_t i = 0; i < v->residues * h->residues; ++i) {
     const struct move *m = &d->moves[i];
     if (m->rows > 0)
@@ -255,12 +247,12 @@ static void make_column_sums(const struct planar_dw *d, int64_t o) {
 }
 
 /* Output channel o of the block, into d->out. */
-static void make_channel(const struct planar_dw *d, int64_t o, bool stage) {
+static void make_channel(const struct planar_dw *d, int64_t o) {
   const struct ck_op *op = d->run->op;
   const struct ck_kernels *k = op->kernels;
   const bool separable = op->kind == CK_OP_SPATIAL;
   const int64_t multiplier = d->run->group_out;
-  if (stage || o % multiplier == 0) stage_channel(d, o / multiplier);
+  if (o % multiplier == 0) stage_channel(d, o / multiplier);
   if (separable) make_column_sums(d, o);
   k->dwconv_planar(&(struct ck_dw_planar_args){
       .plane = separable ? d->made : d->staged,
@@ -305,7 +297,7 @@ void ck_planar_run(const struct ck_run *run, void *workspace) {
     for (int64_t o = 0; o < run->out_channels; ++o) {
       const int64_t plane = (block.image * run->out_channels + o) * run->out_h;
       const int64_t at = (plane + block.y) * run->out_w + block.x;
-      make_channel(&d, o, false);
+      make_channel(&d, o);
       op->kernels->planar_copy(
           &(struct ck_planar_copy_args){.to = ck_at_mut(run->y, at, op->kernels->element),
                                         .src = d.out,

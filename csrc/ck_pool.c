@@ -25,22 +25,19 @@ struct axis {
   int64_t before, after; /* padding */
 };
 
-struct span {
-  int64_t begin, end;
-};
-
 struct pool_run {
   const ck_pool *pool;
   const struct ck_kernels *kernels;
   void (*join)(const struct ck_pool_args *);
   struct axis down, along;
   int64_t batch, channels;
-  bool global;        /* an average of whole images */
-  int64_t pitch;      /* narrow images: elements of a padded row; else 0 */
-  int64_t images;     /* narrow images: how many are made together */
-  struct span inside; /* wide images: outputs whose windows are inside the image, along the row */
-  int64_t chunk;      /* wide images: channels of one block */
-  int64_t cols; /* wide images: output columns of one block; global: rows of L pixels at once */
+  bool global;    /* an average of whole images */
+  int64_t pitch;  /* narrow images: elements of a padded row; else 0 */
+  int64_t images; /* narrow images: how many are made together */
+  struct ck_span
+      inside;    /* wide images: outputs whose windows are inside the image, along the row */
+  int64_t chunk; /* wide images: channels of one block */
+  int64_t cols;  /* wide images: output columns of one block; global: rows of L pixels at once */
   int64_t buffer_elements;
   void *buffer;
 };
@@ -78,18 +75,18 @@ static int64_t tap_step(const struct axis *a, int64_t taps, int64_t elements) {
 /* ----------------------------------------------------------------- wide: channels fill vectors */
 
 /* Outputs whose windows are all inside the image. */
-static struct span interior(const struct axis *a) {
+static struct ck_span interior(const struct axis *a) {
   const int64_t reach = reach_of(a);
   const int64_t begin = a->before ? (a->before - 1) / a->stride + 1 : 0;
   const int64_t end = reach <= a->in ? (a->in - reach + a->before) / a->stride + 1 : 0;
-  return (struct span){begin, end};
+  return (struct ck_span){begin, end};
 }
 
 /* Columns of the image that outputs from `from` to `to` read. */
-static struct span columns_under(const struct axis *a, int64_t from, int64_t to) {
+static struct ck_span columns_under(const struct axis *a, int64_t from, int64_t to) {
   const int64_t reach = reach_of(a), start = (to - 1) * a->stride - a->before;
-  struct span s = {ck_min(ck_max(0, from * a->stride - a->before), a->in),
-                   start < a->in - reach ? start + reach : a->in};
+  struct ck_span s = {ck_min(ck_max(0, from * a->stride - a->before), a->in),
+                      start < a->in - reach ? start + reach : a->in};
   s.end = ck_max(s.begin, s.end);
   return s;
 }
@@ -103,7 +100,7 @@ struct columns {
 
 /* Rows that are one row only are read where they are. */
 static struct columns wide_down(const struct pool_run *r, const struct taps *rows,
-                                struct span under, const void *image, int64_t channels) {
+                                struct ck_span under, const void *image, int64_t channels) {
   const int64_t row = r->along.in * r->channels, count = under.end - under.begin;
   const void *in = ck_at(image, rows->first * row + under.begin * r->channels, r->kernels->element);
   if (rows->count == 1) return (struct columns){in, r->channels, under.begin};
@@ -124,7 +121,7 @@ static struct columns wide_down(const struct pool_run *r, const struct taps *row
 
 /* Outputs of a span, which all have as many taps; `taps` are the first one's. */
 static void wide_along(const struct pool_run *r, const struct columns *c, struct taps taps,
-                       int64_t row_divisor, void *y, int64_t channels, struct span span) {
+                       int64_t row_divisor, void *y, int64_t channels, struct ck_span span) {
   const struct axis *a = &r->along;
   const int64_t first = taps.count ? taps.first : c->first, pixels = span.end - span.begin;
   const bool long_pixel = a->stride == 1 && c->step == channels && channels == r->channels;
@@ -149,7 +146,7 @@ static void wide_block(const struct pool_run *r, const struct taps *rows, const 
   const struct columns columns = wide_down(r, rows, columns_under(a, x0, x1), image, channels);
   for (int64_t x = x0; x < x1;) {
     const bool inside = x >= r->inside.begin && x < r->inside.end;
-    const struct span span = {x, inside ? ck_min(r->inside.end, x1) : x + 1};
+    const struct ck_span span = {x, inside ? ck_min(r->inside.end, x1) : x + 1};
     wide_along(r, &columns, taps_of(r, a, x), rows->divisor, y, channels, span);
     x = span.end;
   }

@@ -1,6 +1,6 @@
 /* Spatially separable, NHWC: for each row of output the column kernels make one row of sums, in L1,
  * padded left and right, which the row kernels then read. What falls on the padding is multiplied
- * like any other pixel. NCHW is in ck_nchw.c.
+ * like any other pixel. NCHW is in ck_bands.c and ck_planar.c.
  */
 #include <math.h>
 
@@ -58,10 +58,10 @@ struct step {
 /* Where an input row begins at one of the lines' columns; null is padding. */
 static const void *input_row(const struct step *s, int64_t row, int64_t column) {
   const ck_image *image = &s->run->image;
-  if (row < 0 || row >= image->height) return NULL;
+  const void *pixels = ck_dw_input_row(s->run, s->block->image, row);
+  if (!pixels) return NULL;
   column += s->block->x * s->run->op->conv.window.stride_w - image->pad_left;
-  const int64_t pixel = (s->block->image * image->height + row) * image->width + column;
-  return ck_at(s->run->x, pixel * image->channels + s->channel, s->run->op->kernels->element);
+  return ck_at(pixels, column * image->channels + s->channel, s->run->op->kernels->element);
 }
 
 /* Column sums of the lines' columns [begin, end), under output row y and, with a shift, under the
