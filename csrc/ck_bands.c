@@ -39,6 +39,20 @@ void ck_to_planes(const struct ck_kernels *k, void *planes, int64_t plane, const
   }
 }
 
+void ck_band_hold(const struct ck_kernels *k, struct ck_band *band, int64_t begin, int64_t end) {
+  const int64_t row = band->width * band->channels * k->element;
+  char *data = band->data;
+  if (begin < band->begin || begin > band->end) band->begin = band->end = begin;
+  if (begin > band->begin)
+    memmove(data, data + (begin - band->begin) * row, (size_t)((band->end - begin) * row));
+  band->begin = begin;
+  if (end <= band->end) return;
+  ck_to_pixels(k, data + (band->end - begin) * row,
+               ck_at(band->planes, band->end * band->width, k->element), band->plane,
+               band->channels, (end - band->end) * band->width);
+  band->end = end;
+}
+
 /* One call, cut into bands. */
 struct bands {
   const struct ck_run *planes;    /* the call */
@@ -47,8 +61,8 @@ struct bands {
   int64_t channels, out_channels; /* of one pass over the image */
   int64_t rows;                   /* of the output, in a band */
   int64_t reach;                  /* rows of the image under a row of the output */
-  int64_t begin, end;             /* the rows of the image that are there as pixels */
-  void *x, *residual, *y, *rest;
+  struct ck_band x;
+  void *residual, *y, *rest;
 };
 
 /* Rows of the padded image under `rows` rows of the output. */
@@ -94,7 +108,6 @@ static void see_channels(struct bands *b, int64_t c) {
   const int64_t channels = ck_min(b->channels, run->image.channels - c);
   const int64_t first = c * run->group_out;
   const int element = b->op.kernels->element;
-  b->begin = b->end = 0;
   if (!by_channels(run->op)) return;
   b->pixels.image.channels = channels;
   b->pixels.out_channels = channels * run->group_out;
@@ -176,32 +189,20 @@ ck_status ck_bands_workspace(const struct ck_run *run, size_t *bytes) {
 
 static void share_out(struct bands *b, void *workspace) {
   const int64_t rows = ck_min(b->planes->image.height, rows_under(b, b->rows));
-  b->x = ck_align(workspace);
-  b->y = ck_align((char *)b->x + rows * row_bytes(b));
+  b->x.data = ck_align(workspace);
+  b->y = ck_align((char *)b->x.data + rows * row_bytes(b));
   b->residual = ck_align((char *)b->y + out_bytes(b));
   b->rest = ck_align((char *)b->residual + out_bytes(b));
 }
 
-/* Bring rows [begin, begin + height) of an image into b->x, as pixels of the channels from c on. */
-static void convert_rows(struct bands *b, int64_t n, int64_t c, int64_t begin) {
-  const ck_image *image = &b->planes->image;
-  const struct ck_kernels *k = b->op.kernels;
-  const int64_t plane = image->height * image->width, end = begin + b->pixels.image.height;
-  const int64_t row = image->width * b->pixels.image.channels * k->element;
-  if (begin == image->height) {
-    b->begin = b->end = 0;
-    memset(b->x, 0, (size_t)row);
-    return;
+/* Bring the rows of a band's image from `begin` on into b->x. */
+static void hold_rows(struct bands *b, int64_t begin) {
+  if (begin < b->planes->image.height) {
+    ck_band_hold(b->op.kernels, &b->x, begin, begin + b->pixels.image.height);
+  } else {
+    memset(b->x.data, 0, (size_t)row_bytes(b));
+    b->x.begin = b->x.end = 0;
   }
-  const int64_t from = begin >= b->begin && begin < b->end ? b->end : begin;
-  if (from > begin)
-    memmove(b->x, (char *)b->x + (begin - b->begin) * row, (size_t)((from - begin) * row));
-  ck_to_pixels(
-      k, (char *)b->x + (from - begin) * row,
-      ck_at(b->planes->x, (n * image->channels + c) * plane + from * image->width, k->element),
-      plane, b->pixels.image.channels, (end - from) * image->width);
-  b->begin = begin;
-  b->end = end;
 }
 
 static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t rows) {
@@ -210,10 +211,10 @@ static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t r
   const int64_t plane = run->out_h * run->out_w, pixels = rows * run->out_w;
   const int64_t out = b->pixels.out_channels;
   const int64_t at = (n * run->out_channels + c * run->group_out) * plane + y * run->out_w;
-  convert_rows(b, n, c, see_band(b, y, rows));
+  hold_rows(b, see_band(b, y, rows));
   if (run->residual)
     ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, out, pixels);
-  b->pixels.x = b->x;
+  b->pixels.x = b->x.data;
   b->pixels.y = b->y;
   b->pixels.residual = run->residual ? b->residual : NULL;
   ck_run_op(&b->pixels, b->rest);
@@ -227,6 +228,11 @@ void ck_bands_run(const struct ck_run *run, void *workspace) {
   for (int64_t n = 0; n < run->image.batch; ++n)
     for (int64_t c = 0; c < run->image.channels; c += b.channels) {
       see_channels(&b, c);
+      b.x = (struct ck_band){.planes = ck_plane_row(run, n, c, 0),
+                             .plane = run->image.height * run->image.width,
+                             .channels = b.pixels.image.channels,
+                             .width = run->image.width,
+                             .data = b.x.data};
       for (int64_t y = 0; y < run->out_h; y += b.rows)
         run_band(&b, n, c, y, ck_min(b.rows, run->out_h - y));
     }

@@ -8,11 +8,6 @@
  */
 #include "ck_impl.h"
 
-/* Rows [begin, end) of an image, converted; none where begin == end. */
-struct band {
-  int64_t image, begin, end;
-};
-
 static bool is_planar(const struct ck_run *run) {
   return run->deform && run->op->conv.layout == CK_NCHW;
 }
@@ -35,26 +30,21 @@ ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes) {
   *bytes = 0;
   if (!is_planar(run)) return CK_OK;
   const int64_t row = row_bytes_of(run); /* at most the image's bytes, which are checked */
-  *bytes = (size_t)(band_rows(run, row) * row) + sizeof(struct band) + 2 * CK_ALIGN;
+  *bytes = (size_t)(band_rows(run, row) * row) + sizeof(struct ck_band) + 2 * CK_ALIGN;
   return CK_OK;
 }
 
-static struct band *band_of(const struct ck_conv_fill *f) { return ck_align(f->scratch); }
+static struct ck_band *band_of(const struct ck_conv_fill *f) { return ck_align(f->scratch); }
 
 static void *band_data(const struct ck_conv_fill *f) { return ck_align(band_of(f) + 1); }
 
 void ck_deform_start(const struct ck_conv_fill *f) {
-  if (is_planar(f->run)) *band_of(f) = (struct band){0, 0, 0};
-}
-
-/* The first element of a channel's plane of an image. */
-static const void *plane_at(const struct ck_run *run, int64_t image, int64_t channel) {
-  const int64_t plane = run->image.height * run->image.width;
-  return ck_at(run->x, (image * run->image.channels + channel) * plane, run->op->kernels->element);
+  if (is_planar(f->run)) *band_of(f) = (struct ck_band){0};
 }
 
 /* The rows of its image that a block is likely to read, or the first that fit in the band. */
-static struct band rows_near(const struct ck_run *run, const struct ck_block *block, int64_t fit) {
+static struct ck_span rows_near(const struct ck_run *run, const struct ck_block *block,
+                                int64_t fit) {
   const ck_window *w = &run->op->conv.window;
   const int64_t height = run->image.height;
   const int64_t first = block->y * w->stride_h - run->image.pad_top;
@@ -64,31 +54,28 @@ static struct band rows_near(const struct ck_run *run, const struct ck_block *bl
   const int64_t reach = ck_max(CK_DEFORM_REACH, spare / 4); /* rows above, and below */
   const int64_t begin = ck_min(ck_max(first - reach, 0), height);
   const int64_t end = ck_max(ck_min(last, height) + 1 + reach, begin);
-  return (struct band){block->image, begin, ck_min(ck_min(end, height), begin + fit)};
+  return (struct ck_span){begin, ck_min(ck_min(end, height), begin + fit)};
 }
 
+/* The band moves only when the rows near the block no longer lie in what it has room for. */
 static void slide_band(const struct ck_conv_fill *f, const struct ck_block *block) {
   const struct ck_run *run = f->run;
   const ck_image *image = &run->image;
-  const int element = run->op->kernels->element;
-  const int64_t row = row_bytes_of(run), fit = band_rows(run, row);
-  const struct band near = rows_near(run, block, fit);
-  struct band *band = band_of(f);
-  char *data = band_data(f);
-  if (band->image != near.image || near.begin < band->begin || near.begin > band->end)
-    *band = (struct band){near.image, near.begin, near.begin};
-  if (near.end > band->begin + fit) {
-    memmove(data, data + (near.begin - band->begin) * row,
-            (size_t)((band->end - near.begin) * row));
-    band->begin = near.begin;
-  }
-  if (near.end <= band->end) return;
-  const int64_t end = ck_min(image->height, band->begin + fit);
-  const void *planes = plane_at(run, block->image, f->first_channel);
-  ck_to_pixels(run->op->kernels, data + (band->end - band->begin) * row,
-               ck_at(planes, band->end * image->width, element), image->height * image->width,
-               f->channels, (end - band->end) * image->width);
-  band->end = end;
+  const int64_t fit = band_rows(run, row_bytes_of(run));
+  const struct ck_span near = rows_near(run, block, fit);
+  const void *planes = ck_plane_row(run, block->image, f->first_channel, 0);
+  struct ck_band *band = band_of(f);
+  if (band->planes != planes)
+    *band = (struct ck_band){.planes = planes,
+                             .plane = image->height * image->width,
+                             .channels = f->channels,
+                             .width = image->width,
+                             .data = band_data(f)};
+  const bool beyond =
+      near.begin < band->begin || near.begin > band->end || near.end > band->begin + fit;
+  const int64_t begin = beyond ? near.begin : band->begin;
+  if (beyond || near.end > band->end)
+    ck_band_hold(run->op->kernels, band, begin, ck_min(image->height, begin + fit));
 }
 
 /* Where a sample's rows are. */
@@ -101,7 +88,7 @@ static void find_rows(const struct ck_conv_fill *f, const struct ck_block *block
     args->row_begin = band_of(f)->begin;
     args->row_end = band_of(f)->end;
     args->pixel_step = f->channels;
-    args->planes = plane_at(run, block->image, f->first_channel + channel);
+    args->planes = ck_plane_row(run, block->image, f->first_channel + channel, 0);
     args->plane_step = run->image.height * run->image.width;
   } else {
     const int64_t image = block->image * run->image.height * run->image.width;

@@ -44,8 +44,8 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index) {
 
 static bool planar(const struct ck_gemm *g) { return g->weights->layout == CK_NCHW; }
 
-/* Pixels are the rows of the sums, and planes those of the result: a block's sums wait in the
- * workspace. */
+/* Pixels are the rows of the sums, and planes those of the result: a block's residual and its sums
+ * are pixels in the workspace. */
 static bool crossed(const struct ck_gemm *g) {
   return g->run->op->conv.layout == CK_NCHW && !planar(g);
 }
@@ -122,9 +122,9 @@ ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const int64_t pixels = b.rows * b.cols;
   const int64_t padded =
       planar(g) ? ck_round_up(pixels, group_pixels(k)) : tiles_of(pixels, k) * k->gemm_rows;
-  const int64_t sums = crossed(g) ? pixels * g->weights->columns : 0;
+  const int64_t sums = crossed(g) ? 2 * pixels * g->weights->columns : 0;
   *bytes = (size_t)((padded * cut.terms + sums) * k->element) + (size_t)pixels * sizeof(int64_t) +
-           3 * CK_ALIGN;
+           4 * CK_ALIGN;
   return CK_OK;
 }
 
@@ -208,19 +208,24 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   }
 }
 
+/* NCHW: where a block begins in y, counted from the first image's first of this GEMM's planes. */
+static int64_t place_in_planes(const struct ck_gemm *g, const struct ck_block *block) {
+  const struct ck_run *run = g->run;
+  const int64_t image = block->image * run->out_channels * run->out_h * run->out_w;
+  return image + block->y * run->out_w + block->x;
+}
+
 /* The same for NCHW: the weights' tiles of channels are the rows, the panel's groups of pixels the
  * columns. */
 static void multiply_planar(const struct ck_gemm *g, const struct ck_block *block,
                             const struct ck_panel *panel, int64_t begin, int64_t end) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
-  const struct ck_run *run = g->run;
   const bool last = end == w->terms;
   const struct ck_deal deal = ck_deal_of(w->columns, k);
   const int64_t tile_step = ck_round_up(w->terms, k->lanes) * k->gemm_rows;
   const int64_t group = group_pixels(k), groups = ck_ceil_div(block->pixels, group);
-  const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
-  const int64_t start = image + block->y * run->out_w + block->x;
+  const int64_t start = place_in_planes(g, block);
   const int64_t steps = ck_ceil_div(end - begin, k->lanes);
   struct ck_gemm_args args = {
       .c_step = g->y_step,
@@ -279,60 +284,57 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
   return panel;
 }
 
-/* Where the sums of a block wait that go into planes: a GEMM whose y is that place. */
-static struct ck_gemm waiting(const struct ck_gemm *g, void *sums) {
-  const bool finish = !g->residual && g->activation.kind == CK_ACT_CLAMP;
-  struct ck_gemm rows = *g;
-  rows.y = sums;
-  rows.y_step = g->weights->columns;
-  rows.residual = NULL;
-  rows.activation = finish ? g->activation : ck_identity;
-  return rows;
+/* One block: every range of terms, to pixel `first` of g->y and on. */
+static void run_block(const struct ck_gemm *g, const struct cut *cut, const struct ck_block *block,
+                      const struct ck_block *next, const struct ck_panel *panel, int64_t first) {
+  const int64_t terms = g->weights->terms;
+  for (int64_t begin = 0; begin < terms; begin += cut->terms) {
+    const int64_t end = ck_min(begin + cut->terms, terms);
+    g->fill(g->context, block, begin, end, panel);
+    if (planar(g))
+      multiply_planar(g, block, panel, begin, end);
+    else
+      multiply(g, block, next, panel, first, begin, end);
+  }
 }
 
-/* A block's sums, pixel by pixel, into the planes of y, and what is done to them there. */
-static void cross(const struct ck_gemm *g, const struct ck_block *block, const void *sums) {
+/* The same where sums of pixels go into planes: by way of `rows`, a GEMM whose residual and y are
+ * one block's pixels. */
+static void cross_block(const struct ck_gemm *g, const struct ck_gemm *rows, const struct cut *cut,
+                        const struct ck_block *block, const struct ck_block *next,
+                        const struct ck_panel *panel) {
   const struct ck_kernels *k = g->kernels;
-  const struct ck_run *run = g->run;
-  const int64_t columns = g->weights->columns;
-  const int64_t image = block->image * run->op->conv.out_channels * run->out_h * run->out_w;
-  const int64_t at = image + block->y * run->out_w + block->x;
-  void *y = ck_at_mut(g->y, at, k->element);
-  ck_to_planes(k, y, g->y_step, sums, columns, block->pixels);
-  for (int64_t c = 0; g->residual && c < columns; ++c)
-    k->add_clamp(&(struct ck_add_args){ck_at_mut(y, c * g->y_step, k->element),
-                                       ck_at(g->residual, at + c * g->y_step, k->element),
-                                       block->pixels, g->activation.low, g->activation.high});
-  if (g->activation.kind != CK_ACT_CLAMP)
-    k->activate(&(struct ck_act_args){y, columns, block->pixels, g->y_step, g->activation.kind});
+  const int64_t at = place_in_planes(g, block), columns = g->weights->columns;
+  if (g->residual)
+    ck_to_pixels(k, (void *)rows->residual, ck_at(g->residual, at, k->element), g->y_step, columns,
+                 block->pixels);
+  run_block(rows, cut, block, next, panel, 0);
+  ck_to_planes(k, ck_at_mut(g->y, at, k->element), g->y_step, rows->y, columns, block->pixels);
 }
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
   const struct cut cut = cut_of(g);
   const struct ck_blocking blocking = blocking_of(g, &cut);
-  const int64_t blocks = ck_block_count(&blocking), terms = g->weights->terms;
-  const int64_t pixels = blocking.rows * blocking.cols;
+  const int64_t blocks = ck_block_count(&blocking), pixels = blocking.rows * blocking.cols;
   int64_t *offset = ck_align(workspace);
-  void *sums = ck_align(offset + pixels);
-  void *data = crossed(g)
-                   ? ck_align(ck_at_mut(sums, pixels * g->weights->columns, g->kernels->element))
-                   : sums;
-  const struct ck_gemm rows = crossed(g) ? waiting(g, sums) : *g;
-
+  void *data = ck_align(offset + pixels);
+  struct ck_gemm rows = *g;
+  if (crossed(g)) {
+    const int64_t bytes = pixels * g->weights->columns * g->kernels->element;
+    rows.y = data;
+    rows.y_step = g->weights->columns;
+    data = ck_align((char *)data + bytes);
+    if (g->residual) rows.residual = data;
+    data = ck_align((char *)data + bytes);
+  }
   for (int64_t i = 0; i < blocks; ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const struct ck_block next = ck_block_at(&blocking, ck_min(i + 1, blocks - 1));
     const struct ck_panel panel = panel_of(g, &block, &cut, offset, data);
-    const int64_t first =
-        crossed(g) ? 0 : (block.image * blocking.out_h + block.y) * blocking.out_w + block.x;
-    for (int64_t begin = 0; begin < terms; begin += cut.terms) {
-      const int64_t end = ck_min(begin + cut.terms, terms);
-      g->fill(g->context, &block, begin, end, &panel);
-      if (planar(g))
-        multiply_planar(g, &block, &panel, begin, end);
-      else
-        multiply(&rows, &block, &next, &panel, first, begin, end);
-    }
-    if (crossed(g)) cross(g, &block, sums);
+    if (crossed(g))
+      cross_block(g, &rows, &cut, &block, &next, &panel);
+    else
+      run_block(g, &cut, &block, &next, &panel,
+                (block.image * blocking.out_h + block.y) * blocking.out_w + block.x);
   }
 }

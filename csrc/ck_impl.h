@@ -412,6 +412,16 @@ void ck_to_pixels(const struct ck_kernels *k, void *to, const void *planes, int6
 void ck_to_planes(const struct ck_kernels *k, void *planes, int64_t plane, const void *from,
                   int64_t channels, int64_t pixels);
 
+/* Rows [begin, end) of some planes of an image, as pixels, the first of them at `data`. */
+struct ck_band {
+  const void *planes;
+  int64_t plane, channels, width; /* elements from one plane to the next; how many; of a row */
+  void *data;
+  int64_t begin, end;
+};
+/* Have rows [begin, end) there. Those that are there already are moved, not converted again. */
+void ck_band_hold(const struct ck_kernels *k, struct ck_band *band, int64_t begin, int64_t end);
+
 /* The context of the fills by a depthwise, and its scratch. */
 struct ck_dw_fill {
   const struct ck_run *run;
