@@ -23,7 +23,8 @@ CK_INLINE int dw_group_size(int width, int wanted) {
 }
 
 /* Add one kernel row to a group of sums. Width 0 stands for any, and then `stride` is any too; sums
- * past `count` repeat the last. */
+ * past `count` repeat the last. At a longer stride a column feeds few sums, whose FMAs wait for one
+ * another: there the halves of a large group go side by side. */
 CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, const real *in,
                           vf *sum, int64_t count, const int width, const int stride,
                           const int size) {
@@ -39,12 +40,19 @@ CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, c
   vf w[DW_MAX_WIDTH];
   CK_UNROLL
   for (int kx = 0; kx < width; ++kx) w[kx] = vf_load(weights + kx * VF_LANES);
+  const int parts = stride > 1 && size == DW_LARGE_GROUP ? 2 : 1, part = size / parts;
+  const real *at[2] = {in, in + part * d->group_step};
   CK_UNROLL
-  for (int j = 0; j < (size - 1) * stride + width; ++j, in += d->tap_step) {
-    const vf x = vf_load(in);
+  for (int j = 0; j < (part - 1) * stride + width; ++j) {
     CK_UNROLL
-    for (int p = 0; p < size; ++p)
-      if (j >= p * stride && j < p * stride + width) sum[p] = vf_fma(x, w[j - p * stride], sum[p]);
+    for (int i = 0; i < parts; ++i) {
+      const vf x = vf_load(at[i]);
+      vf *to = sum + i * part;
+      at[i] += d->tap_step;
+      CK_UNROLL
+      for (int p = 0; p < part; ++p)
+        if (j >= p * stride && j < p * stride + width) to[p] = vf_fma(x, w[j - p * stride], to[p]);
+    }
   }
 }
 
@@ -70,8 +78,8 @@ CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count
       vf_store_either((real *)d->out + *offset, full, tail, vf_min(high, vf_max(low, sum[p])));
 }
 
-/* Groups of a size, as long as they are full or the last of a phase: that one overlaps the one
- * before it; only a phase shorter than a group has sums that do not exist. */
+/* Groups of a size, as long as at least `least` outputs are left. The last of a phase overlaps the
+ * one before it; only a phase shorter than a group has sums that do not exist. */
 CK_INLINE int64_t dw_groups(const struct ck_dw_row_args *d, int64_t phase, int64_t p,
                             int64_t outputs, int64_t least, const int width, const int stride,
                             const int size) {
@@ -87,8 +95,9 @@ CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int
   for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
     const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
     int64_t p = 0;
-    if (large == DW_LARGE_GROUP) p = dw_groups(d, phase, p, outputs, large, width, stride, large);
-    p = dw_groups(d, phase, p, outputs, 2 * DW_SMALL_GROUP, width, stride, size);
+    if (large == DW_LARGE_GROUP && outputs >= large)
+      p = dw_groups(d, phase, p, outputs, size + 1, width, stride, large);
+    p = dw_groups(d, phase, p, outputs, DW_SMALL_GROUP + 1, width, stride, size);
     dw_groups(d, phase, p, outputs, 0, width, stride, DW_SMALL_GROUP);
   }
 }
