@@ -53,6 +53,24 @@ void ck_band_hold(const struct ck_kernels *k, struct ck_band *band, int64_t begi
   band->end = end;
 }
 
+int64_t ck_rows_under(const struct ck_run *run, int64_t rows) {
+  const ck_window *w = &run->op->conv.window;
+  return (rows - 1) * w->stride_h + (w->kernel_h - 1) * w->dilation_h + 1;
+}
+
+int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck_run *part) {
+  const ck_image *whole = &run->image;
+  ck_image *image = &part->image;
+  const int64_t first = y * run->op->conv.window.stride_h - whole->pad_top;
+  const int64_t under = ck_rows_under(run, rows);
+  const int64_t begin = ck_max(first, 0), end = ck_min(first + under, whole->height);
+  image->height = ck_max(end - begin, 1);
+  image->pad_top = end > begin ? begin - first : under - 1;
+  image->pad_bottom = under - image->pad_top - image->height;
+  part->out_h = rows;
+  return end > begin ? begin : whole->height;
+}
+
 /* One call, cut into bands. */
 struct bands {
   const struct ck_run *planes;    /* the call */
@@ -64,11 +82,6 @@ struct bands {
   struct ck_band x;
   void *residual, *y, *rest;
 };
-
-/* Rows of the padded image under `rows` rows of the output. */
-static int64_t rows_under(const struct bands *b, int64_t rows) {
-  return (rows - 1) * b->op.conv.window.stride_h + b->reach;
-}
 
 /* A depthwise is made a vector of channels at a time. */
 static bool by_channels(const struct ck_op *op) {
@@ -135,19 +148,8 @@ static void plan(const struct ck_run *run, struct bands *b) {
   see_channels(b, 0);
 }
 
-/* The image of the band from output row y on; where all of it lies in the padding, a row of zeros,
- * which is the same. Gives the row of the image that it begins with, or a row beyond the last. */
 static int64_t see_band(struct bands *b, int64_t y, int64_t rows) {
-  const ck_image *whole = &b->planes->image;
-  ck_image *image = &b->pixels.image;
-  const int64_t first = y * b->op.conv.window.stride_h - whole->pad_top;
-  const int64_t under = rows_under(b, rows);
-  const int64_t begin = ck_max(first, 0), end = ck_min(first + under, whole->height);
-  image->height = ck_max(end - begin, 1);
-  image->pad_top = end > begin ? begin - first : under - 1;
-  image->pad_bottom = under - image->pad_top - image->height;
-  b->pixels.out_h = rows;
-  return end > begin ? begin : whole->height;
+  return ck_see_rows(b->planes, y, rows, &b->pixels);
 }
 
 static int64_t row_bytes(const struct bands *b) {
@@ -161,7 +163,7 @@ static int64_t out_bytes(const struct bands *b) {
 
 /* The bands' parts of the workspace, each on a cache line; the last is what a band needs itself. */
 static ck_status size_of(struct bands *b, int64_t *bytes) {
-  const int64_t rows = ck_min(b->planes->image.height, rows_under(b, b->rows));
+  const int64_t rows = ck_min(b->planes->image.height, ck_rows_under(b->planes, b->rows));
   const int64_t last = b->planes->out_h - (b->planes->out_h - 1) / b->rows * b->rows;
   const int64_t heights[] = {b->rows, last};
   *bytes = 0;
@@ -188,7 +190,7 @@ ck_status ck_bands_workspace(const struct ck_run *run, size_t *bytes) {
 }
 
 static void share_out(struct bands *b, void *workspace) {
-  const int64_t rows = ck_min(b->planes->image.height, rows_under(b, b->rows));
+  const int64_t rows = ck_min(b->planes->image.height, ck_rows_under(b->planes, b->rows));
   b->x.data = ck_align(workspace);
   b->y = ck_align((char *)b->x.data + rows * row_bytes(b));
   b->residual = ck_align((char *)b->y + out_bytes(b));

@@ -402,6 +402,13 @@ void ck_deform_start(const struct ck_conv_fill *fill);
 /* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
 #define CK_DEFORM_REACH 4
 
+/* Rows of the padded image under so many rows of the output. */
+int64_t ck_rows_under(const struct ck_run *run, int64_t rows);
+/* Make `part`, a copy of the run, one of output rows [y, y + rows): its height and its padding.
+ * Gives the row of the image that it begins with; where all of it lies in the padding it is of one
+ * row, of zeros, which is the same, and the answer is the image's height. */
+int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck_run *part);
+
 /* ck_bands.c: a run in NCHW, band by band in NHWC. */
 void ck_bands_run(const struct ck_run *run, void *workspace);
 ck_status ck_bands_workspace(const struct ck_run *run, size_t *bytes);
