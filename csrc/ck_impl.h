@@ -503,6 +503,22 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n);
 extern const ck_activation ck_identity;
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes);
 
+/* ------------------------------------------------------------------------------------- threads */
+
+enum { CK_MAX_THREADS = 256 };
+
+/* Job `job` of a call, on one of its threads: thread 0 is the caller's. */
+typedef void ck_job(void *context, int64_t job, int thread);
+
+/* Do jobs [0, jobs) on at most so many threads, each a range of them in order, and return when all
+ * are done. Where the pool is in use, by this thread or another, thread 0 does them all. Workers
+ * have the floating-point mode of ck_fp_enter; the caller sets its own. */
+void ck_parallel(int threads, int64_t jobs, ck_job *job, void *context);
+
+/* Part `part` of n things, dealt out to `parts` as evenly as can be: the first ones get one more.
+ */
+struct ck_span ck_deal_out(int64_t n, int64_t parts, int64_t part);
+
 /* ------------------------------------------------------------------------------------- helpers */
 
 CK_INLINE int64_t ck_min(int64_t a, int64_t b) { return a < b ? a : b; }
