@@ -1,6 +1,6 @@
 """convkern: the convolutions that light networks are made of, at the speed the CPU allows."""
 
-from . import cost, naive, runtime
+from . import _threadpoolctl, cost, naive, runtime
 from .layers import (
     AvgPool2d,
     Conv2d,
@@ -67,3 +67,5 @@ __all__ = [
     "spatially_separable_conv2d",
     "use_isa",
 ]
+
+_threadpoolctl.register()

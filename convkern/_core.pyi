@@ -29,6 +29,7 @@ class Op:
         x: _Array,
         residual: _Array | None,
         y: _Array,
+        threads: int = 1,
         offset: _Array | None = None,
         mask: _Array | None = None,
         offset_groups: int = 1,
@@ -44,6 +45,7 @@ def pool(
     sizes: tuple[int, ...],
     x: _Array,
     y: _Array,
+    threads: int = 1,
 ) -> None: ...
 def naive(
     name: str,
@@ -56,6 +58,7 @@ def naive(
     bias: _Array | None,
     y: _Array,
 ) -> None: ...
+def set_least_work(vectors: int) -> int: ...
 def isa_names() -> tuple[str, ...]: ...
 def isa_available(isa: int) -> bool: ...
 def isa_best() -> int: ...

@@ -211,7 +211,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
 /* NCHW: where a block begins in y, counted from the first image's first of this GEMM's planes. */
 static int64_t place_in_planes(const struct ck_gemm *g, const struct ck_block *block) {
   const struct ck_run *run = g->run;
-  const int64_t image = block->image * run->out_channels * run->out_h * run->out_w;
+  const int64_t image = block->image * run->out_channels * ck_out_plane(run);
   return image + block->y * run->out_w + block->x;
 }
 

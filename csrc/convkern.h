@@ -1,8 +1,12 @@
 /* convkern: the convolutions of light networks, as a plain C11 library.
  *
  * An operation is created once from its weights (they are packed for one ISA), run any number of
- * times from any number of threads, and destroyed. Nothing here aborts, prints or keeps global
- * state. The caller owns x, residual, y and the workspace; ck_op_workspace_size says how much.
+ * times from any number of threads, and destroyed. Nothing here aborts or prints. The caller owns
+ * x, residual, y and the workspace; ck_op_workspace_size says how much.
+ *
+ * A run takes at most as many threads as its caller allows: its own, and others from a pool that
+ * sleeps between runs. Fewer take part where there is little to do, and only the caller's where the
+ * pool is in use. The result is the same to the last bit.
  *
  * Images are contiguous, NHWC or NCHW. Weights come with their strides, so that HWIO and OIHW are
  * the same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
@@ -120,11 +124,16 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
                             const void *bias, ck_op **op);
 void ck_op_destroy(ck_op *op);
 
-ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes);
+/* For at most so many threads. */
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, int threads, size_t *bytes);
 
 /* residual may be null; y overlaps neither x nor residual. The workspace need not be aligned. */
 ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
-                    void *y, void *workspace, size_t workspace_bytes);
+                    void *y, int threads, void *workspace, size_t workspace_bytes);
+
+/* How much a thread must have to do before another is woken for it, in vectors of multiply-adds;
+ * gives what it was. Not between the size of a workspace and its use. */
+int64_t ck_set_least_work(int64_t vectors);
 
 /* A workspace, kept for the next call when it is given back: from any thread, null where there is
  * no memory. Callers may as well use memory of their own. */
@@ -133,9 +142,9 @@ void ck_workspace_give(void *workspace);
 
 /* The same for a deformable convolution, which ck_op_run refuses. */
 ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                                   size_t *bytes);
+                                   int threads, size_t *bytes);
 ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                        const void *x, const void *residual, void *y, void *workspace,
+                        const void *x, const void *residual, void *y, int threads, void *workspace,
                         size_t workspace_bytes);
 
 /* The size of the output, in checked 64-bit arithmetic. */
@@ -157,11 +166,12 @@ typedef struct ck_pool {
 
 ck_status ck_pool_output_size(const ck_pool *pool, const ck_image *image, int64_t *out_h,
                               int64_t *out_w);
-ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, size_t *bytes);
+ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, int threads,
+                                 size_t *bytes);
 
 /* y does not overlap x. The workspace need not be aligned. */
 ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
-                      void *workspace, size_t workspace_bytes);
+                      int threads, void *workspace, size_t workspace_bytes);
 
 /* The textbook loops: the baseline the theory is measured on (float32 and float64, no activation,
  * no residual). Same arguments as above, and no packing. */
