@@ -7,14 +7,14 @@
 
 #include "ck_impl.h"
 
-/* What a thread must have to do, in vectors of multiply-adds, before it is worth it: 10 to 20 us at
- * one or two a cycle, which is what it takes to wake one that sleeps (measured: 15 to 35 us; 0.2 us
+/* What a thread must have to do, in vectors of multiply-adds, before it is worth it: 15 us at 1.5 a
+ * cycle and 3 GHz, as long as it takes to wake one that sleeps (measured: 15 to 35 us; 0.2 us
  * within some tens of microseconds of the call before). */
 static _Atomic int64_t least_work = 1 << 16;
 
-/* An element that is read or written costs as much as so many multiply-adds: L2 brings a vector in
- * four cycles or so. */
-enum { TRAFFIC = 8 };
+/* In multiply-adds, as measured: what an element costs that is read or written, beside its sums,
+ * and a weight that comes from L3. */
+enum { TRAFFIC = 20, FETCH = 4 };
 
 int64_t ck_set_least_work(int64_t vectors) {
   return atomic_exchange(&least_work, ck_max(vectors, 1));
@@ -33,17 +33,18 @@ struct ck_piece ck_piece_at(int64_t row, int64_t end, int64_t out_h) {
   return p;
 }
 
-/* In vectors of multiply-adds; the order of magnitude is enough. */
+/* In vectors of multiply-adds; the order of magnitude is enough. A pixel takes one of them for each
+ * weight, in every operation. */
 static double work_of(const struct ck_run *run) {
   const struct ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
   const double pixels = (double)run->image.batch * (double)run->out_h * (double)run->out_w;
   const double taps = (double)w->kernel_h * (double)w->kernel_w;
   const double in = (double)run->image.channels, out = (double)run->out_channels;
-  double pixel = out * taps * (double)run->group_in;
-  if (op->kind == CK_OP_SPATIAL) pixel = out * (double)(w->kernel_h + w->kernel_w);
-  if (op->kind == CK_OP_SEPARABLE) pixel = (double)op->dw.channels * (taps + out);
-  return pixels * (pixel + TRAFFIC * (in + out)) / op->kernels->lanes;
+  double weights = out * taps * (double)run->group_in;
+  if (op->kind == CK_OP_SPATIAL) weights = out * (double)(w->kernel_h + w->kernel_w);
+  if (op->kind == CK_OP_SEPARABLE) weights = (double)op->dw.channels * (taps + out);
+  return (weights * (pixels + FETCH) + pixels * TRAFFIC * (in + out)) / op->kernels->lanes;
 }
 
 /* How much of the time of so many threads is used when n things are dealt out to them. */
@@ -51,15 +52,19 @@ static double busy(int64_t n, int64_t threads) {
   return (double)n / (double)(ck_ceil_div(n, threads) * threads);
 }
 
-/* Parts of channels read all of the image, and a separable one repeats the depthwise: rows are
- * better unless a tenth of the time would be lost with them. */
+/* Rows or ranges of channels. Parts of channels read all of the image, and fill the same panels, so
+ * rows are better; but a depthwise on planes repeats nothing, while rows overlap. The other way is
+ * better where a tenth of the time or more would be lost. */
 static void deal_out(struct ck_split *s, int64_t threads) {
   const struct ck_run *run = s->run;
   const int64_t unit = ck_run_unit(run), rows = run->image.batch * run->out_h;
   const int64_t ranges = unit ? ck_ceil_div(run->out_channels, unit) : 1;
-  const bool by_rows = busy(rows, threads) > 0.9 || busy(rows, threads) >= busy(ranges, threads);
-  s->units = by_rows ? rows : ranges;
-  s->channels = by_rows ? 0 : unit;
+  const double by_rows = busy(rows, threads), by_ranges = busy(ranges, threads);
+  const bool planes = unit && run->op->conv.layout == CK_NCHW && run->op->gemms == 0;
+  const bool use_rows =
+      planes ? by_ranges <= 0.9 && by_rows > by_ranges : by_rows > 0.9 || by_rows >= by_ranges;
+  s->units = use_rows ? rows : ranges;
+  s->channels = use_rows ? 0 : unit;
   s->parts = ck_ceil_div(s->units, ck_ceil_div(s->units, threads)); /* no more than help */
 }
 

@@ -1,17 +1,18 @@
 /* The pool: one call's jobs, shared out over threads that sleep between calls.
  *
  * One call owns the pool at a time. Another that comes meanwhile, from a job or from another thread
- * of the program, does its jobs itself: nobody waits for the pool, so nothing can deadlock. Which
- * thread does a job is settled beforehand, and no job depends on it.
+ * of the program, does its jobs itself: nobody waits for the pool, so nothing can deadlock. Each
+ * thread's share is settled beforehand. A share that its thread has not begun when the caller is
+ * done with its own, because it is still waking up or others have its CPU, the caller does too.
  *
  * Threads start when they are first asked for and stay. Who waits looks for some tens of
  * microseconds, which covers the gap from one layer of a network to the next, and then sleeps. A
  * forked child has none of its parent's threads, and starts its own. */
 #ifdef __linux__
 #define _GNU_SOURCE /* affinity */
-#include <sched.h>
 #endif
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -28,13 +29,15 @@ struct share {
   int thread;
 };
 
+enum state { IDLE, TOLD, BUSY };
+
 struct worker {
-  _Alignas(CK_ALIGN) atomic_bool busy; /* who sleeps waits for it to change */
+  _Alignas(CK_ALIGN) atomic_int state; /* who sleeps waits for it to change */
   pthread_mutex_t mutex;
   pthread_cond_t changed;
   pthread_t thread;
-  struct share share; /* this and cpu are the owner's while not busy */
-  int cpu;            /* where it was last, or -1 */
+  struct share share; /* the owner's while IDLE, the worker's while BUSY */
+  atomic_int cpu;     /* where it was last, or -1 */
 };
 
 static atomic_bool owned;
@@ -49,28 +52,6 @@ CK_INLINE void pause_a_little(void) {
 #endif
 }
 
-static void await(struct worker *w, bool busy) {
-  for (int i = 0; i < LOOKS; ++i) {
-    if (atomic_load_explicit(&w->busy, memory_order_acquire) == busy) return;
-    pause_a_little();
-  }
-  pthread_mutex_lock(&w->mutex);
-  while (atomic_load_explicit(&w->busy, memory_order_relaxed) != busy)
-    pthread_cond_wait(&w->changed, &w->mutex);
-  pthread_mutex_unlock(&w->mutex);
-}
-
-static void tell(struct worker *w, bool busy) {
-  pthread_mutex_lock(&w->mutex);
-  atomic_store_explicit(&w->busy, busy, memory_order_release);
-  pthread_cond_signal(&w->changed); /* a system call only where someone sleeps */
-  pthread_mutex_unlock(&w->mutex);
-}
-
-static void do_share(const struct share *s) {
-  for (int64_t j = s->begin; j < s->end; ++j) s->job(s->context, j, s->thread);
-}
-
 static int this_cpu(void) {
 #ifdef __linux__
   return sched_getcpu();
@@ -79,14 +60,66 @@ static int this_cpu(void) {
 #endif
 }
 
+static bool is(struct worker *w, enum state state) {
+  return atomic_load_explicit(&w->state, memory_order_acquire) == (int)state;
+}
+
+static bool becomes(struct worker *w, enum state state) {
+  for (int i = 0; i < LOOKS; ++i) {
+    if (is(w, state)) return true;
+    pause_a_little();
+  }
+  return false;
+}
+
+static void await_share(struct worker *w) {
+  if (becomes(w, TOLD)) return;
+  pthread_mutex_lock(&w->mutex);
+  while (!is(w, TOLD)) {
+    pthread_cond_wait(&w->changed, &w->mutex);
+    atomic_store_explicit(&w->cpu, this_cpu(), memory_order_relaxed);
+  }
+  pthread_mutex_unlock(&w->mutex);
+}
+
+/* Wait for the end of a share, which is near: for up to a millisecond without sleeping, since Linux
+ * may wake a caller, too, where the worker ran. A worker that waits for this CPU gets it. */
+static void await_end(struct worker *w) {
+  for (int i = 0; i < 30; ++i) {
+    if (becomes(w, IDLE)) return;
+    sched_yield();
+  }
+  pthread_mutex_lock(&w->mutex);
+  while (!is(w, IDLE)) pthread_cond_wait(&w->changed, &w->mutex);
+  pthread_mutex_unlock(&w->mutex);
+}
+
+static void become(struct worker *w, enum state state) {
+  pthread_mutex_lock(&w->mutex);
+  atomic_store_explicit(&w->state, state, memory_order_release);
+  pthread_cond_signal(&w->changed); /* a system call only where someone sleeps */
+  pthread_mutex_unlock(&w->mutex);
+}
+
+/* Begin a share, or take it back; one of the two succeeds. */
+static bool leave_told(struct worker *w, enum state state) {
+  int told = TOLD;
+  return atomic_compare_exchange_strong(&w->state, &told, state);
+}
+
+static void do_share(const struct share *s) {
+  for (int64_t j = s->begin; j < s->end; ++j) s->job(s->context, j, s->thread);
+}
+
 /* Linux may wake a thread where its waker runs though another CPU is idle, above all in virtual
  * machines, whose idle CPUs it takes for preempted ones; then both share a CPU, call after call. So
  * a worker that was on the caller's is sent to the others. */
-static void keep_apart(const struct worker *w) {
+static void keep_apart(struct worker *w) {
 #ifdef __linux__
   const int here = this_cpu();
   cpu_set_t others;
-  if (w->cpu != here || sched_getaffinity(0, sizeof others, &others)) return;
+  if (atomic_load_explicit(&w->cpu, memory_order_relaxed) != here) return;
+  if (sched_getaffinity(0, sizeof others, &others)) return;
   CPU_CLR(here, &others);
   if (CPU_COUNT(&others)) pthread_setaffinity_np(w->thread, sizeof others, &others);
 #else
@@ -97,12 +130,13 @@ static void keep_apart(const struct worker *w) {
 static void *serve(void *argument) {
   struct worker *w = argument;
   for (;;) {
-    await(w, true);
+    await_share(w);
+    if (!leave_told(w, BUSY)) continue;
     const uint64_t saved = ck_fp_enter();
     do_share(&w->share);
     ck_fp_leave(saved);
-    w->cpu = this_cpu();
-    tell(w, false);
+    atomic_store_explicit(&w->cpu, this_cpu(), memory_order_relaxed);
+    become(w, IDLE);
   }
   return NULL;
 }
@@ -110,8 +144,8 @@ static void *serve(void *argument) {
 /* Its signals are for the program's own threads. */
 static bool start(struct worker *w) {
   sigset_t all, before;
-  w->cpu = -1;
-  atomic_init(&w->busy, false);
+  atomic_init(&w->state, IDLE);
+  atomic_init(&w->cpu, -1);
   pthread_mutex_init(&w->mutex, NULL);
   pthread_cond_init(&w->changed, NULL);
   sigfillset(&all);
@@ -154,9 +188,11 @@ void ck_parallel(int threads, int64_t jobs, ck_job *job, void *context) {
     const struct ck_span mine = ck_deal_out(jobs, threads, t);
     workers[t - 1].share = (struct share){job, context, mine.begin, mine.end, t};
     keep_apart(&workers[t - 1]);
-    tell(&workers[t - 1], true);
+    become(&workers[t - 1], TOLD);
   }
   do_share(&(struct share){job, context, 0, ck_deal_out(jobs, threads, 0).end, 0});
-  for (int t = 1; t < threads; ++t) await(&workers[t - 1], false);
+  for (int t = threads - 1; t > 0; --t)
+    if (leave_told(&workers[t - 1], IDLE)) do_share(&workers[t - 1].share);
+  for (int t = 1; t < threads; ++t) await_end(&workers[t - 1]);
   atomic_store(&owned, false);
 }
