@@ -81,7 +81,7 @@ def test_a_lost_row_is_shown_and_marked():
 def made_up(program, want=None):
     """Make a workload of one layer that is not run."""
     workload = object.__new__(Workload)
-    network = nodes.Network({"x": np.ones((1, 1, 1, 1), np.float32)}, [])
+    network = nodes.Network({"x": np.ones((1, 1, 1, 1), np.float32)}, [], "x")
     values = {"name": "net", "network": network, "macs": 1, "want": want}
     for name, value in {**values, "program": lambda threads: program}.items():
         object.__setattr__(workload, name, value)
@@ -178,35 +178,25 @@ def tiny(activation):
     def draw(*shape):
         return rng.standard_normal(shape).astype(np.float32)
 
-    stem = ck.Conv2d(
-        draw(3, 3, 3, 8), draw(8), stride=2, padding="same", activation=activation
-    )  # fmt: skip
-    widen = ck.PointwiseConv2d(draw(8, 24), draw(24), activation="relu6")
-    narrow = ck.SeparableConv2d(
-        draw(3, 3, 24), draw(24, 8), padding="same", dw_activation="relu", activation=activation
+    same = {"padding": "same", "activation": activation}
+    narrow = ck.SeparableConv2d(draw(3, 3, 24), draw(24, 8), dw_activation="relu", **same)
+    column_row = ck.SpatiallySeparableConv2d(draw(3), draw(3), stride=2, activation=activation)
+    return ck.Graph(
+        [
+            ("stem", ck.Conv2d(draw(3, 3, 3, 8), draw(8), stride=2, **same), "image"),
+            ("widen", ck.PointwiseConv2d(draw(8, 24), draw(24), activation="relu6"), "stem"),
+            ("narrow", narrow, "widen", "stem"),
+            ("groups", ck.Conv2d(draw(3, 3, 4, 6), groups=2, padding=((0, 1), (2, 0))), "narrow"),
+            ("largest", ck.MaxPool2d(2, stride=1), "groups"),
+            ("spatial", column_row, "largest"),
+            ("means", ck.AvgPool2d(2), "spatial"),
+            ("vector", ck.GlobalAvgPool2d(), "means"),
+            ("classes", ck.PointwiseConv2d(draw(6, 5), draw(5)), "vector"),
+            ("unused", ck.PointwiseConv2d(draw(6, 5)), "vector"),
+        ],
+        input="image",
+        output="classes",
     )
-    grouped = ck.Conv2d(draw(3, 3, 4, 6), groups=2, padding=((0, 1), (2, 0)))
-    spatial = ck.SpatiallySeparableConv2d(draw(3), draw(3), stride=2, activation=activation)
-    pools = ck.MaxPool2d(2, stride=1), ck.AvgPool2d(2), ck.GlobalAvgPool2d()
-    classifier = ck.PointwiseConv2d(draw(6, 5), draw(5))
-    return [stem, widen, (narrow, 0), grouped, pools[0], spatial, *pools[1:], classifier]
-
-
-def run_and_spell(layers, x):
-    """Run layers one by one, and spell them out; (layer, i) adds the result of layer i."""
-    spelt, results, name, y = [], [], "x", x
-    for i, layer in enumerate(layers):
-        layer, since = layer if isinstance(layer, tuple) else (layer, None)
-        *first, last = nodes.of_layer(layer, f"layer{i}", name, y.shape)
-        if since is None:
-            y = layer(y)
-        else:
-            y = layer(y, residual=results[since])
-            last = nodes.replace(last, residual=f"layer{since}")
-        spelt += [*first, last]
-        results.append(y)
-        name = f"layer{i}"
-    return y, nodes.Network({"x": x.transpose(2, 0, 1)[None].copy()}, spelt)
 
 
 @pytest.mark.parametrize("peer", [*PEERS, "oracle"])
@@ -215,7 +205,8 @@ def test_a_tiny_net_gives_the_same_on_every_peer(peer):
         pytest.importorskip(PEERS[peer].package)
     x = np.random.default_rng(0).standard_normal((22, 18, 3)).astype(np.float32)
     for activation in ACTIVATIONS:
-        want, network = run_and_spell(tiny(activation), x)
+        graph = tiny(activation)
+        want, network = graph(x), nodes.of_graph(graph, x)
         if peer == "oracle":
             got = oracle(network)
         else:
@@ -233,7 +224,7 @@ def test_nodes_keep_what_the_layer_was_given():
     w, bias, x = (rng.standard_normal(s) for s in [(3, 3, 6, 2), (12,), (7, 5, 6)])
     w, bias, x = (a.astype(np.float32) for a in (w, bias, x))
     options = {"stride": (2, 1), "padding": "same", "dilation": (1, 2), "activation": "relu6"}
-    (node,) = nodes.of_layer(ck.DepthwiseConv2d(w, bias, **options), "y", "x", x.shape)
-    got = oracle(nodes.Network({"x": x.transpose(2, 0, 1)[None]}, [node]))
+    (node,) = nodes.of_layer(ck.DepthwiseConv2d(w, bias, **options), "y", ["x"], [x.shape])
+    got = oracle(nodes.Network({"x": x.transpose(2, 0, 1)[None]}, [node], "y"))
     np.testing.assert_allclose(got, reference.depthwise_conv2d(x, w, bias, **options), atol=1e-5)
     assert node.activation == (0, 6)

@@ -80,7 +80,7 @@ class Contest:
             except ImportError as error:
                 self.lacking[name] = f"{error}: pip install 'convkern[peers]'"
             except NotImplementedError as error:
-                self.lacking[f"{name} in {workload.name}"] = str(error)
+                self.lacking[name] = str(error)
         for name, (run, result) in self._programs.items():
             self._check(name, result(run()))
 

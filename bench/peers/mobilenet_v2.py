@@ -7,7 +7,6 @@ table 2.
 import numpy as np
 
 import convkern as ck
-from convkern.zoo._chain import LayerChain, Step
 from convkern.zoo.mobilenet_v1 import _bias, _he_normal
 
 # Expansion, output channels, repetitions, stride of the first.
@@ -22,23 +21,16 @@ _BOTTLENECKS = (
 )
 
 
-class MobileNetV2Body:
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        steps = [Step(_stem(rng))]
-        channels = 32
-        for expansion, outputs, repetitions, first_stride in _BOTTLENECKS:
-            for stride in (first_stride, *[1] * (repetitions - 1)):
-                steps += _bottleneck(rng, channels, expansion * channels, outputs, stride)
-                channels = outputs
-        steps.append(Step(_widen(rng, channels, 1280)))
-        self._chain = LayerChain(steps)
-
-    def __call__(self, x, threads=None):
-        return self._chain(x, threads)
-
-    def cost(self):
-        return self._chain.cost((224, 224, 3))
+def mobilenet_v2_body() -> ck.Graph:
+    rng = np.random.default_rng(0)
+    nodes = [("stem", _stem(rng), "input")]
+    channels = 32
+    for expansion, outputs, repetitions, first_stride in _BOTTLENECKS:
+        for stride in (first_stride, *[1] * (repetitions - 1)):
+            name = f"block{len(nodes)}"
+            nodes += _bottleneck(rng, name, nodes[-1][0], channels, expansion, outputs, stride)
+            channels = outputs
+    return ck.Graph([*nodes, ("head", _widen(rng, channels, 1280), nodes[-1][0])])
 
 
 def _stem(rng):
@@ -51,17 +43,23 @@ def _widen(rng, channels, outputs):
     return ck.PointwiseConv2d(w, _bias(rng, outputs), activation="relu6")
 
 
-def _bottleneck(rng, channels, inner, outputs, stride):
-    narrow = ck.SeparableConv2d(
+def _bottleneck(rng, name, before, channels, expansion, outputs, stride):
+    inner = expansion * channels
+    depthwise = ck.DepthwiseConv2d(
         _he_normal(rng, (3, 3, inner), terms=9),
-        _he_normal(rng, (inner, outputs), terms=2 * inner),
         _bias(rng, inner),
-        _bias(rng, outputs),
         stride=stride,
         padding="same",
-        dw_activation="relu6",
+        activation="relu6",
     )
-    residual = stride == 1 and channels == outputs
-    if inner == channels:
-        return [Step(narrow, residual)]
-    return [Step(_widen(rng, channels, inner)), Step(narrow, residual)]
+    w = _he_normal(rng, (inner, outputs), terms=2 * inner)
+    residual = before if stride == 1 and channels == outputs else None
+    wide, nodes = before, []
+    if expansion > 1:
+        wide = f"{name}.widen"
+        nodes = [(wide, _widen(rng, channels, inner), before)]
+    return [
+        *nodes,
+        (f"{name}.dw", depthwise, wide),
+        (name, ck.PointwiseConv2d(w, _bias(rng, outputs)), f"{name}.dw", residual),
+    ]

@@ -5,11 +5,12 @@ single operation or a whole network. Images are NCHW with a batch of one, weight
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+import convkern as ck
 from convkern import _core
 from convkern._pooling import Pooling
 
@@ -46,13 +47,15 @@ class Conv:
 
 @dataclass(frozen=True, kw_only=True)
 class Deform(Conv):
-    """A convolution of samples at the array "offset", times the array "mask"."""
+    """A convolution of samples at the array `offset`, times the array `mask`."""
 
+    offset: str
+    mask: str
     offset_groups: int
 
     @property
     def inputs(self) -> list[str]:
-        return [self.x, "offset", "mask"]
+        return [self.x, self.offset, self.mask]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ Node = Conv | Deform | Pool
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in the order in which they run; the last one's array is the result.
+    """Nodes in the order in which they run.
 
     Attributes
     ----------
@@ -84,14 +87,13 @@ class Network:
         The arrays that no node makes, (1, C, H, W) float32.
     nodes : list of Node
         A node's array has the node's name.
+    output : str
+        The name of the array that is the result.
     """
 
     inputs: dict[str, np.ndarray]
     nodes: list[Node]
-
-    @property
-    def output(self) -> str:
-        return self.nodes[-1].name
+    output: str
 
 
 def of_call(call, layer) -> Network:
@@ -99,33 +101,28 @@ def of_call(call, layer) -> Network:
     arrays = {"x": call.x}
     if call.op == "deform_conv2d":
         arrays |= {"offset": call.weights[0], "mask": call.options["mask"]}
-    inputs = {name: array[None] for name, array in arrays.items()}
-    offset_channels = len(arrays["offset"]) if "offset" in arrays else 0
-    return Network(inputs, list(of_layer(layer, "y", "x", call.x.shape, offset_channels)))
+    nodes = of_layer(layer, "y", list(arrays), [array.shape for array in arrays.values()])
+    return Network({name: array[None] for name, array in arrays.items()}, list(nodes), "y")
 
 
-def of_network(net, x: np.ndarray) -> Network:
-    """Spell out a network of the zoo; `x` is an NHWC image."""
-    chain = getattr(net, "_chain", None) or net._features
-    nodes, name, before, shape = [], "x", None, x.shape
-    for i, step in enumerate(chain.steps):
-        *first, last = of_layer(step.layer, f"layer{i}", name, shape)
-        nodes += [*first, replace(last, residual=before if step.residual else None)]
-        before, name, shape = name, last.name, step.layer.out_shape(shape)
-    if hasattr(net, "_classifier"):
-        nodes.append(Pool(name="pooled", x=name, kind="average"))
-        nodes += of_layer(net._classifier, "logits", "pooled", (1, 1, shape[-1]))
-    return Network({"x": np.ascontiguousarray(x.transpose(2, 0, 1))[None]}, nodes)
+def of_graph(graph: ck.Graph, x: np.ndarray) -> Network:
+    """Spell out a graph of NHWC layers; `x` is an image without a batch."""
+    shapes = graph.out_shapes(x.shape)
+    nodes = []
+    for name, layer, inputs, residual in graph.nodes:
+        read = [shapes[array] for array in inputs]
+        *first, last = of_layer(layer, name, inputs, read)
+        nodes += [*first, last if residual is None else replace(last, residual=residual)]
+    return Network({graph.input: x.transpose(2, 0, 1)[None].copy()}, nodes, graph.output)
 
 
-def of_layer(layer, name: str, x: str, shape, offset_channels: int = 0) -> Iterator[Node]:
-    """Spell out a layer of convkern on images of this shape; its result is called `name`."""
-    o = layer._operation
+def of_layer(layer, name: str, inputs: Sequence[str], shapes: Sequence) -> Iterator[Node]:
+    """Spell out a layer that reads arrays of these shapes; its own array is called `name`."""
+    o, x = layer._operation, inputs[0]
     if isinstance(o, Pooling):
-        yield _pool(o, name, x, shape)
+        yield _pool(o, name, x, shapes[0])
         return
-    nchw = o.layouts.image == "NCHW"
-    channels, height, width = shape[-3:] if nchw else (shape[-1], *shape[-3:-1])
+    channels, height, width = _sizes(o.layouts.image, shapes[0])
     top, bottom, left, right = o.window.padding_for(height, width)
     window = {
         "stride": o.window.stride,
@@ -137,10 +134,7 @@ def of_layer(layer, name: str, x: str, shape, offset_channels: int = 0) -> Itera
     if o.kind == "spatial":
         yield from _column_and_row(o, x, channels, window, last)
     elif o.kind == "deform":
-        w = _oihw(o.w)
-        groups = channels // w.shape[1]
-        offset_groups = offset_channels // (2 * w[0, 0].size)
-        yield Deform(x=x, w=w, groups=groups, offset_groups=offset_groups, **window, **last)
+        yield _deform(o, inputs, shapes, channels, window | last)
     elif o.kind == "depthwise":
         yield Conv(x=x, w=_depthwise(o.w), groups=channels, **window, **last)
     elif o.kind == "separable":
@@ -171,12 +165,22 @@ def _column_and_row(o, x: str, channels: int, window, last) -> Iterator[Conv]:
     yield Conv(x=middle, w=row, groups=channels, stride=(1, sw), dilation=(1, dw), **last)
 
 
+def _deform(o, inputs: Sequence[str], shapes: Sequence, channels: int, options) -> Deform:
+    if len(inputs) < 3:
+        raise NotImplementedError("deformable convolutions without a mask")
+    (x, offset, mask), w = inputs, _oihw(o.w)
+    offset_channels, _, _ = _sizes(o.layouts.image, shapes[1])
+    offset_groups = offset_channels // (2 * w[0, 0].size)
+    read = {"x": x, "offset": offset, "mask": mask, "offset_groups": offset_groups}
+    return Deform(w=w, groups=channels // w.shape[1], **read, **options)
+
+
 def _pool(o: Pooling, name: str, x: str, shape) -> Pool:
     if o.window is None:
         return Pool(name=name, x=x, kind=o.kind)
     if o.window.dilation != (1, 1) or o.window.ceil_mode or o.count_include_pad:
         raise NotImplementedError("poolings with dilation, ceil_mode or padding that counts")
-    height, width = shape[-2:] if o.layout == "NCHW" else shape[-3:-1]
+    _, height, width = _sizes(o.layout, shape)
     top, bottom, left, right = o.window.padding_for(height, width)
     return Pool(
         name=name,
@@ -186,6 +190,12 @@ def _pool(o: Pooling, name: str, x: str, shape) -> Pool:
         stride=o.window.stride,
         pads=(top, left, bottom, right),
     )
+
+
+def _sizes(layout: str, shape) -> tuple[int, int, int]:
+    """Channels, height and width."""
+    *_, a, b, c = shape
+    return (a, b, c) if layout == "NCHW" else (c, a, b)
 
 
 def _activation(spec) -> Activation:

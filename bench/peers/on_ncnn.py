@@ -64,6 +64,7 @@ class Param:
     def __init__(self, network: Network) -> None:
         self._lines, self._blobs, self._weights = [], 0, []
         self._readers = Counter(name for node in network.nodes for name in node.inputs)
+        self._readers[network.output] += 1
         self._arrays, self._vectors = {}, set()
         for name in network.inputs:
             self._layer("Input", [], [name])
@@ -71,8 +72,8 @@ class Param:
         for node in network.nodes:
             inputs = [self._arrays[name].pop() for name in node.inputs]
             add = self._pool if isinstance(node, Pool) else self._conv
-            self.output = add(node, inputs)
-            self._offer(node.name, self.output)
+            self._offer(node.name, add(node, inputs))
+        self.output = self._arrays[network.output].pop()
 
     @property
     def text(self) -> str:

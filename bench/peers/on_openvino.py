@@ -9,7 +9,7 @@ from .onnx_model import onnx_model
 def prepare(network: Network, threads: int):
     import openvino as ov
 
-    deform = isinstance(network.nodes[0], Deform)
+    deform = any(isinstance(node, Deform) for node in network.nodes)
     model = _deform(ov, network) if deform else ov.Core().read_model(onnx_model(network))
     config = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -26,8 +26,8 @@ def _deform(ov, network: Network):
     """Make the model; OpenVINO has the operation, its reader of ONNX does not know it."""
     from openvino import opset8
 
-    (node,) = network.nodes
-    if node.activation is not None:
+    node = network.nodes[0]
+    if len(network.nodes) > 1 or node.activation is not None:
         raise NotImplementedError("OpenVINO is given deformable convolutions alone")
     x, offset, mask = (opset8.parameter(a.shape, np.float32) for a in network.inputs.values())
     begin, end = node.pads[:2], node.pads[2:]

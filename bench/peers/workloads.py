@@ -9,10 +9,11 @@ import numpy as np
 import reference
 import shapes
 
+import convkern as ck
 from convkern import zoo
 
 from . import nodes
-from .mobilenet_v2 import MobileNetV2Body as mobilenet_v2_body
+from .mobilenet_v2 import mobilenet_v2_body
 from .nodes import Deform, Network, Pool
 
 SIZE = 224
@@ -73,20 +74,35 @@ def _oracle(node, x, *more):
 # ---------------------------------------------------------------------------------------- networks
 
 
-def _network(name: str, make: Callable) -> Workload:
-    net = make()
+def _network(name: str, make: Callable[[], ck.Graph]) -> Workload:
+    graph = make()
     x = np.random.default_rng(0).standard_normal((SIZE, SIZE, 3)).astype(np.float32)
-    run = lambda threads: partial(net, x, threads=threads)  # noqa: E731
-    return Workload(name, nodes.of_network(net, x), run, net.cost().macs)
+    out = np.empty(graph.out_shape(x.shape), np.float32)
+    run = lambda threads: partial(graph, x, out=out, threads=threads)  # noqa: E731
+    return Workload(name, nodes.of_graph(graph, x), run, graph.cost(x.shape).macs)
+
+
+def _mobilenet_v1(alpha: float) -> ck.Graph:
+    return ck.Sequential(zoo.mobilenet_v1_body(alpha).layers)
+
+
+def _efficientnet_lite0() -> ck.Graph:
+    net = zoo.efficientnet_lite0()
+    made = []
+    for i, step in enumerate(net._features.steps):
+        names = ["input", *[node[0] for node in made]]
+        made.append((f"layer{i}", step.layer, names[-1], names[-2] if step.residual else None))
+    made.append(("pooled", ck.GlobalAvgPool2d(), made[-1][0]))
+    return ck.Graph([*made, ("logits", net._classifier, "pooled")])
 
 
 NETWORKS: dict[str, Callable[[], Workload]] = {
     name: partial(_network, name, make)
     for name, make in {
-        "mobilenet_v1": zoo.mobilenet_v1_body,
-        "mobilenet_v1_0.5": partial(zoo.mobilenet_v1_body, alpha=0.5),
+        "mobilenet_v1": partial(_mobilenet_v1, 1.0),
+        "mobilenet_v1_0.5": partial(_mobilenet_v1, 0.5),
         "mobilenet_v2": mobilenet_v2_body,
-        "efficientnet_lite0": zoo.efficientnet_lite0,
+        "efficientnet_lite0": _efficientnet_lite0,
     }.items()
 }
 
