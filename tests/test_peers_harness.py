@@ -78,13 +78,11 @@ def test_a_lost_row_is_shown_and_marked():
 # ------------------------------------------------------------------------------------------- rounds
 
 
-def made_up(program, want=None):
-    """Make a workload of one layer that is not run."""
-    workload = object.__new__(Workload)
+def made_up(run, want=None):
+    """Make a workload whose network is not run."""
     network = nodes.Network({"x": np.ones((1, 1, 1, 1), np.float32)}, [], "x")
-    values = {"name": "net", "network": network, "macs": 1, "want": want}
-    for name, value in {**values, "program": lambda threads: program}.items():
-        object.__setattr__(workload, name, value)
+    workload = Workload("net", network, lambda threads: run(), macs=1)
+    vars(workload)["want"] = want
     return workload
 
 

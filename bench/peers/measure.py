@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from threading import Barrier
 from time import sleep
@@ -73,7 +74,7 @@ class Contest:
     def __init__(self, workload: Workload, peers: Sequence[str], threads: int) -> None:
         self.workload, self.threads = workload, threads
         self.lacking: dict[str, str] = {}
-        self._programs = {OURS: (workload.program(threads), np.asarray)}
+        self._programs = {OURS: (partial(workload.run, threads=threads), np.asarray)}
         for name in peers:
             try:
                 self._programs[name] = PEERS[name].prepare(workload.network, threads)

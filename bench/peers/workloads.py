@@ -1,9 +1,9 @@
 """What is timed: whole networks at 224 x 224, and the single operations of ../shapes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import reference
@@ -13,7 +13,6 @@ import convkern as ck
 from convkern import zoo
 
 from . import nodes
-from .mobilenet_v2 import mobilenet_v2_body
 from .nodes import Deform, Network, Pool
 
 SIZE = 224
@@ -28,22 +27,21 @@ class Workload:
     name : str
     network : Network
         What the peers run.
-    program : callable
-        Given a number of threads, what convkern runs: a function whose result is the array.
+    run : callable
+        What convkern runs, with the keyword `threads`; returns the array.
     macs : int
         Multiply-adds.
-    want : ndarray
-        What the float64 oracle says, (H, W, C).
     """
 
     name: str
     network: Network
-    program: Callable[[int], Callable[[], np.ndarray]]
+    run: Callable[..., np.ndarray]
     macs: int
-    want: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "want", oracle(self.network))
+    @cached_property
+    def want(self) -> np.ndarray:
+        """What the float64 oracle says, (H, W, C)."""
+        return oracle(self.network)
 
 
 def oracle(network: Network) -> np.ndarray:
@@ -78,31 +76,17 @@ def _network(name: str, make: Callable[[], ck.Graph]) -> Workload:
     graph = make()
     x = np.random.default_rng(0).standard_normal((SIZE, SIZE, 3)).astype(np.float32)
     out = np.empty(graph.out_shape(x.shape), np.float32)
-    run = lambda threads: partial(graph, x, out=out, threads=threads)  # noqa: E731
+    run = partial(graph, x, out=out)
     return Workload(name, nodes.of_graph(graph, x), run, graph.cost(x.shape).macs)
-
-
-def _mobilenet_v1(alpha: float) -> ck.Graph:
-    return ck.Sequential(zoo.mobilenet_v1_body(alpha).layers)
-
-
-def _efficientnet_lite0() -> ck.Graph:
-    net = zoo.efficientnet_lite0()
-    made = []
-    for i, step in enumerate(net._features.steps):
-        names = ["input", *[node[0] for node in made]]
-        made.append((f"layer{i}", step.layer, names[-1], names[-2] if step.residual else None))
-    made.append(("pooled", ck.GlobalAvgPool2d(), made[-1][0]))
-    return ck.Graph([*made, ("logits", net._classifier, "pooled")])
 
 
 NETWORKS: dict[str, Callable[[], Workload]] = {
     name: partial(_network, name, make)
     for name, make in {
-        "mobilenet_v1": partial(_mobilenet_v1, 1.0),
-        "mobilenet_v1_0.5": partial(_mobilenet_v1, 0.5),
-        "mobilenet_v2": mobilenet_v2_body,
-        "efficientnet_lite0": _efficientnet_lite0,
+        "mobilenet_v1": lambda: zoo.mobilenet_v1_body().graph,
+        "mobilenet_v1_0.5": lambda: zoo.mobilenet_v1_body(0.5).graph,
+        "mobilenet_v2": zoo.mobilenet_v2_body,
+        "efficientnet_lite0": lambda: zoo.efficientnet_lite0().graph,
     }.items()
 }
 
@@ -119,7 +103,6 @@ def operations(pattern: str) -> list[tuple[str, Callable[[], Workload]]]:
 def _operation(case) -> Workload:
     layer, inputs = shapes.prepare(case.call())
     out = np.empty(layer.out_shape(inputs[0].shape), np.float32)
-    run = lambda threads: partial(layer, *inputs, out=out, threads=threads)  # noqa: E731
     call = case.call(layout="NCHW")
     network = nodes.of_call(call, shapes.prepare(call)[0])
-    return Workload(str(case), network, run, shapes.cost(case).macs)
+    return Workload(str(case), network, partial(layer, *inputs, out=out), shapes.cost(case).macs)
