@@ -65,13 +65,16 @@ def test_best_peer_is_the_fastest_of_those_that_count():
     assert best_peer(ratios, []) is None
 
 
-def test_a_lost_row_is_shown_and_marked():
+def test_a_lost_row_is_shown_and_marked(monkeypatch):
+    monkeypatch.setattr(report.metadata, "version", lambda package: "1.2.3")
     samples = [sample(4.0, 1.1e-3)] * 3
     made = report.make(samples, [made_up(lambda: None)], ["torch", "openvino"], {"ncnn": "no"}, 0)
     *_, row = report.markdown(made)
     assert "1.82 |" in row
     assert "0.91! |" in row
-    assert "ncnn: no" in " ".join(report.notes(made))
+    notes = " ".join(report.notes(made))
+    assert "ncnn: no" in notes
+    assert "openvino 1.2.3" in notes
     json.dumps(made)
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import convkern as ck
 from convkern.cli._errors import CommandError, Parser, check_writable, needs_extra
@@ -77,12 +77,10 @@ def _names(text: str) -> list[str]:
 
 def _run(args: argparse.Namespace) -> int:
     with needs_extra("cli"):
-        from rich.console import Console
+        import rich  # noqa: F401
 
         if args.plot:
             from convkern.cli import _plot
-
-            from . import plot
     for path in filter(None, (args.json, args.plot)):
         check_writable(path)
     if args.plot:
@@ -95,18 +93,25 @@ def _run(args: argparse.Namespace) -> int:
     try:
         isa = ck.use_isa(args.isa or ck.isa())
     except (RuntimeError, ValueError) as error:
-        raise CommandError(f"--isa: {str(error).removeprefix('use_isa: ')}") from error
+        raise CommandError(str(error).replace("use_isa:", "--isa:", 1)) from error
     with isa:
         fair = hold_to(ck.isa(), best)
-        from . import measure, report
-
+        with needs_extra("test"):
+            from . import measure, report
         try:
             workloads, skipped = _workloads(args)
             samples, lacking = _collect(workloads, peers, threads, args)
         except measure.WrongResultError as error:
             print(f"WRONG RESULT, no times reported: {error}", file=sys.stderr)
             return 1
-        made = report.make(samples, workloads, fair, skipped | lacking, args.seed)
+        _show(report.make(samples, workloads, fair, skipped | lacking, args.seed), args)
+    return 0
+
+
+def _show(made: dict[str, Any], args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from . import report
 
     console = Console(highlight=False, markup=False)
     console.print("", report.table(made), "", sep="\n")
@@ -118,10 +123,11 @@ def _run(args: argparse.Namespace) -> int:
         if args.json:
             args.json.write_text(json.dumps(made, indent=1) + "\n")
         if args.plot:
+            from . import plot
+
             plot.draw(made, args.plot)
     except OSError as error:
         raise CommandError(str(error)) from error
-    return 0
 
 
 def _chosen(option: str, names: Sequence[str], known: Sequence[str] | dict) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -42,6 +43,7 @@ def make(
             "cpu": ck.runtime.cpu_name(),
             "cores": config["cpu"]["cores"],
             "isa": ck.isa(),
+            "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
             "peak_gflops": max(s.peak_gflops / s.threads for s in samples),
             "nop_ghz": max(s.nop_ghz for s in samples),
         },
@@ -118,11 +120,10 @@ def _about(report: dict[str, Any]) -> Iterator[str]:
     )
     unfair = [NAMES[name] for name in report["peers"] if name not in report["fair"]]
     if unfair:
-        held = " and ".join(NAMES[name] for name in report["fair"])
         yield (
-            f"oneDNN in {held or 'no peer'} was held to {machine['isa']}; "
-            f"{' and '.join(unfair)} cannot be held and ran on all that the CPU has, so "
-            f"'best' leaves them out."
+            f"ONEDNN_MAX_CPU_ISA={machine['onednn_max_cpu_isa']} held torch and OpenVINO; "
+            f"{' and '.join(unfair)} cannot be held and ran on all that the CPU has, so the best "
+            f"peer is not one of them."
         )
 
 
