@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import engines
 import numpy as np
+import shapes
 
 import convkern as ck
 
@@ -15,7 +16,7 @@ SAMPLES_TOLERANCE = 1e-4
 
 
 def bench_op(benchmark, case, engine):
-    cost = engines.cost(case)
+    cost = shapes.cost(case)
     work = f"{2e-6 * cost.macs:.0f} MFLOP, " if cost.macs else ""  # poolings have none
     benchmark.group = f"{case} ({work}{1e-6 * cost.bytes:.1f} MB)"
     isa = engine.partition("-")[0]

@@ -9,26 +9,15 @@ can be. All run on one thread, in float32.
 from dataclasses import replace
 from functools import partial
 
-import deforming
 import numpy as np
-import peers
+import pytest
+from peers import nodes, on_torch
+from peers.libraries import PEERS
+from shapes import prepare
 
 import convkern as ck
 
 LAYOUTS = ("NHWC", "NCHW")
-
-
-def prepare(call):
-    """Make the layer of a call, and the arrays to call it with."""
-    if call.op == "deform_conv2d":
-        return deforming.layer_of(call), (call.x, call.weights[0], call.options["mask"])
-    return call.layer(), (call.x,)
-
-
-def cost(case):
-    """Ask the layer what a case costs."""
-    layer, (x, *more) = prepare(case.call())
-    return layer.cost(x.shape, more[0].shape, mask=True) if more else layer.cost(x.shape)
 
 
 def convkern(isa, layout, case):
@@ -58,9 +47,13 @@ def depthwise(case):
     return run_call(ck.isa(), "NHWC", replace(call, op="depthwise_conv2d", weights=(w,)))
 
 
-def peer(run, case):
+def peer(prepare_peer, case):
     """Give a peer the call as it would have it."""
-    return run(case.call(layout="NCHW"))
+    call = case.call(layout="NCHW")
+    try:
+        return prepare_peer(nodes.of_call(call, prepare(call)[0]), threads=1)
+    except (ImportError, NotImplementedError) as error:
+        pytest.skip(str(error))
 
 
 def of(op):
@@ -74,5 +67,6 @@ def of(op):
         engines["naive"] = naive
     if op == "spatially_separable_conv2d":
         engines["depthwise"] = depthwise
-    have = peers.PEERS if op != "deform_conv2d" else peers.PEERS_THAT_DEFORM
+    have = {f"torch-{layout}": partial(on_torch.prepare, layout) for layout in LAYOUTS}
+    have |= {name: peer.prepare for name, peer in PEERS.items() if name != "torch"}
     return engines | {name: partial(peer, run) for name, run in have.items()}

@@ -131,6 +131,19 @@ class PoolCase:
         return pooling.pool(self.op, x, data=data, layout=layout, **(window if self.k else {}))
 
 
+def prepare(call):
+    """Make the layer of a call, and the arrays to call it with."""
+    if call.op == "deform_conv2d":
+        return deforming.layer_of(call), (call.x, call.weights[0], call.options["mask"])
+    return call.layer(), (call.x,)
+
+
+def cost(case):
+    """Ask the layer what a case costs."""
+    layer, (x, *more) = prepare(case.call())
+    return layer.cost(x.shape, more[0].shape, mask=True) if more else layer.cost(x.shape)
+
+
 def rows(name):
     """Read the lines of shapes/`name`.txt, numbers as such."""
     lines = [line.split() for line in (FOLDER / f"{name}.txt").read_text().splitlines()]

@@ -1,6 +1,7 @@
 """convkern: the convolutions that light networks are made of, at the speed the CPU allows."""
 
 from . import _threadpoolctl, cost, naive, runtime
+from .graph import Graph, Node, Sequential
 from .layers import (
     AvgPool2d,
     Conv2d,
@@ -42,9 +43,12 @@ __all__ = [
     "DeformConv2d",
     "DepthwiseConv2d",
     "GlobalAvgPool2d",
+    "Graph",
     "MaxPool2d",
+    "Node",
     "PointwiseConv2d",
     "SeparableConv2d",
+    "Sequential",
     "SpatiallySeparableConv2d",
     "available_isas",
     "avg_pool2d",

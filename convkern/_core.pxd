@@ -110,6 +110,31 @@ cdef extern from "convkern.h" nogil:
     ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, int, size_t *)
     ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, int, void *,
                           size_t)
+    ctypedef struct ck_step:
+        const ck_op *op
+        ck_pool pool
+        ck_image image
+        int64_t x
+        int64_t residual
+        int64_t offset
+        int64_t mask
+        int64_t offset_groups
+
+    ctypedef struct ck_plan:
+        pass
+
+    ctypedef struct ck_place:
+        int64_t group
+        int64_t band
+        int64_t rows
+        int64_t offset
+        int64_t bytes
+
+    ck_status ck_plan_create(const ck_step *, int64_t, int, ck_plan **)
+    void ck_plan_destroy(ck_plan *)
+    size_t ck_plan_workspace_size(const ck_plan *)
+    ck_status ck_plan_run(const ck_plan *, const void *, void *, void *, size_t)
+    ck_status ck_plan_place(const ck_plan *, int64_t, ck_place *)
     ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,
                               const void *, const void *, void *)
     ck_status ck_naive_pointwise(const ck_conv *, const ck_image *, const ck_weights *,
@@ -137,3 +162,11 @@ cdef class Op:
     cdef ck_conv conv
     cdef str name
     cdef int64_t out_channels
+
+
+cdef class Plan:
+    cdef ck_plan *plan
+    cdef tuple ops
+    cdef ck_dtype dtype
+    cdef str name
+    cdef int64_t steps

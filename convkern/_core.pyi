@@ -1,5 +1,7 @@
 """Types of the compiled module."""
 
+from typing import Any
+
 import numpy as np
 
 COMPILER: str
@@ -34,6 +36,17 @@ class Op:
         mask: _Array | None = None,
         offset_groups: int = 1,
     ) -> None: ...
+
+class Plan:
+    def __init__(
+        self,
+        name: str,
+        f64: bool,
+        steps: list[tuple[Op | tuple[Any, ...], tuple[int, ...], tuple[int, int, int, int], int]],
+        threads: int = 1,
+    ) -> None: ...
+    def run(self, x: _Array, y: _Array) -> None: ...
+    def places(self) -> tuple[list[tuple[int, int, int, int, int]], int]: ...
 
 def pool(
     name: str,

@@ -2,6 +2,7 @@
 """The only file that calls C. No shape logic: that is _operation.py's, and C checks it again."""
 
 cimport numpy as cnp
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 cnp.import_array()
@@ -181,21 +182,28 @@ cdef class Op:
         _raise(status, self.name)
 
 
-def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
-         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None, int64_t threads=1):
-    """y = x pooled; kind is "max" or "average", sizes and threads are those of Op.run."""
-    cdef ck_image image = _image(sizes)
+cdef ck_pool _pool(str kind, int isa, ck_dtype dtype, tuple window, bint ceil_mode,
+                   bint count_include_pad) except *:
     cdef ck_pool p
-    cdef size_t needed = 0
-    cdef void *workspace
-    cdef ck_status status
-    cdef int most = _threads(threads)
     p.isa = <ck_isa>isa
-    p.dtype = CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32
+    p.dtype = dtype
     p.kind = CK_POOL_MAX if kind == "max" else CK_POOL_AVERAGE
     p.ceil_mode = ceil_mode
     p.count_include_pad = count_include_pad
     p.window = _window(window)
+    return p
+
+
+def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
+         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None, int64_t threads=1):
+    """y = x pooled; kind is "max" or "average", sizes and threads are those of Op.run."""
+    cdef ck_image image = _image(sizes)
+    cdef ck_pool p = _pool(kind, isa, CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32, window,
+                           ceil_mode, count_include_pad)
+    cdef size_t needed = 0
+    cdef void *workspace
+    cdef ck_status status
+    cdef int most = _threads(threads)
     _check(x, p.dtype, name)
     _check(y, p.dtype, name)
     _raise(ck_pool_workspace_size(&p, &image, most, &needed), name)
@@ -209,6 +217,71 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
             status = ck_pool_run(&p, &image, x_data, y_data, most, workspace, needed)
             ck_workspace_give(workspace)
     _raise(status, name)
+
+
+cdef class Plan:
+    """A network planned for one input shape and some threads. Immutable, and safe to run from any thread.
+
+    Each step is (what, sizes, arrays, offset_groups): `what` is an Op, or a tuple for a pooling
+    (kind, isa, window, ceil_mode, count_include_pad); sizes are those of Op.run; arrays are the
+    numbers of x, residual, offset and mask, -1 for none.
+    """
+
+    def __cinit__(self, str name, bint f64, list steps, int64_t threads=1):
+        cdef ck_status status
+        cdef int most = _threads(threads)
+        cdef ck_step *step = <ck_step *>calloc(max(len(steps), 1), sizeof(ck_step))
+        if step == NULL:
+            raise MemoryError(f"{name}: an allocation failed")
+        self.name = name
+        self.dtype = CK_F64 if f64 else CK_F32
+        self.steps = len(steps)
+        self.ops = tuple(what for what, _, _, _ in steps)
+        try:
+            for i, (what, sizes, arrays, offset_groups) in enumerate(steps):
+                if isinstance(what, Op):
+                    step[i].op = (<Op>what).op
+                else:
+                    kind, isa, window, ceil_mode, count_include_pad = what
+                    step[i].pool = _pool(kind, isa, self.dtype, window, ceil_mode,
+                                         count_include_pad)
+                step[i].image = _image(sizes)
+                step[i].x, step[i].residual, step[i].offset, step[i].mask = arrays
+                step[i].offset_groups = offset_groups
+            with nogil:
+                status = ck_plan_create(step, self.steps, most, &self.plan)
+        finally:
+            free(step)
+        _raise(status, name)
+
+    def __dealloc__(self):
+        ck_plan_destroy(self.plan)
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y not None):
+        """y = the network on x."""
+        cdef ck_status status = CK_E_NOMEM
+        cdef size_t needed = ck_plan_workspace_size(self.plan)
+        _check(x, self.dtype, self.name)
+        _check(y, self.dtype, self.name)
+        cdef const void *x_data = cnp.PyArray_DATA(x)
+        cdef void *y_data = cnp.PyArray_DATA(y)
+        cdef void *workspace
+        with nogil:
+            workspace = ck_workspace_take(needed)
+            if workspace != NULL:
+                status = ck_plan_run(self.plan, x_data, y_data, workspace, needed)
+                ck_workspace_give(workspace)
+        _raise(status, self.name)
+
+    def places(self):
+        """For each step (group, band, rows, offset, bytes), see ck_place; and the workspace."""
+        cdef ck_place p
+        cdef int64_t i
+        places = []
+        for i in range(self.steps):
+            _raise(ck_plan_place(self.plan, i, &p), self.name)
+            places.append((p.group, p.band, p.rows, p.offset, p.bytes))
+        return places, ck_plan_workspace_size(self.plan)
 
 
 def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.ndarray x not None,

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +27,8 @@ class SizeOverflowError(OverflowError, ValueError):
 
 def as_int(op: str, name: str, value: Any, minimum: int) -> int:
     """One integer, at least `minimum`; NumPy integers are welcome, booleans and floats are not."""
+    if type(value) is int and minimum <= value <= MAX_SIZE:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{op}: {name} must be an integer, not {value!r}")
     try:
@@ -43,6 +44,8 @@ def as_int(op: str, name: str, value: Any, minimum: int) -> int:
 
 
 def is_sequence(value: Any) -> bool:
+    if type(value) is int:  # most are, and every test here counts in a call's microseconds
+        return False
     return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
@@ -111,8 +114,7 @@ def _same_padding(size: int, reach: int, stride: int, lower: bool) -> tuple[int,
     return (total - half, half) if lower else (half, total - half)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A kernel's walk over the image: sizes, strides and dilations as (vertical, horizontal)."""
 
     kernel: tuple[int, int]
@@ -148,8 +150,8 @@ class Window:
                 f"sizes must fit in 64 bits"
             )
         out = (
-            self._outputs(0, padded[0], height + top),
-            self._outputs(1, padded[1], width + left),
+            self._outputs(0, padded[0] - reach[0], height + top),
+            self._outputs(1, padded[1] - reach[1], width + left),
         )
         if 0 in out:
             hang = " by a whole stride" if self.ceil_mode else ""
@@ -161,9 +163,12 @@ class Window:
             )
         return out
 
-    def _outputs(self, axis: int, padded: int, end: int) -> int:
-        """Windows along an axis whose image ends at `end`, counted from the padding's begin."""
-        spare, stride = padded - self.reach[axis], self.stride[axis]
+    def _outputs(self, axis: int, spare: int, end: int) -> int:
+        """Windows along an axis, `spare` pixels longer than one, whose image ends at `end`.
+
+        All is counted from the padding's begin.
+        """
+        stride = self.stride[axis]
         fit = max(spare // stride + 1, 0)
         hangs_over = self.ceil_mode and spare > -stride and spare % stride > 0
         return fit + (hangs_over and fit * stride < end)
@@ -240,9 +245,9 @@ def check_memory(op: str, shape: tuple[int, ...], itemsize: int) -> None:
 
     Some systems promise any amount of memory and kill the process when it is used.
     """
-    nbytes = math.prod(n or 1 for n in shape) * itemsize  # NumPy wants that of an empty one to fit
-    if nbytes <= 1 << 30:
+    if 0 < math.prod(shape) * itemsize <= 1 << 30:
         return
+    nbytes = math.prod(n or 1 for n in shape) * itemsize  # NumPy wants that of an empty one to fit
     if nbytes > _physical_memory() and 0 not in shape:
         raise MemoryError(f"{op}: shape {shape} takes {nbytes / 1e9:.0f} GB, more than there is")
     if nbytes > MAX_SIZE:
@@ -256,8 +261,7 @@ def _physical_memory() -> int:
         return MAX_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class ImageShape:
+class ImageShape(NamedTuple):
     """An image's sizes, whatever its layout."""
 
     batch: int

@@ -10,7 +10,6 @@ as one 4-D view whatever their layout, so there is one path below:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -89,7 +88,7 @@ def _no_empty_axis(op: str, name: str, w: np.ndarray) -> None:
 
 def _strided(w: np.ndarray) -> np.ndarray:
     """C reads weights at any stride that is a whole number of elements."""
-    whole = all(stride % w.itemsize == 0 for stride in w.strides)
+    whole = math.gcd(*w.strides) % w.itemsize == 0
     return w if whole and w.flags.aligned else usable(w)
 
 
@@ -147,8 +146,7 @@ def pointwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray
     return _strided(view)
 
 
-@dataclass(frozen=True, slots=True)
-class Layouts:
+class Layouts(NamedTuple):
     image: str
     weights: str
 
@@ -319,7 +317,8 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> Non
 
 def in_place(out: np.ndarray, *inputs: np.ndarray | None) -> bool:
     """Whether C can write into `out` itself: contiguous, and apart from every input."""
-    if not (out.flags.c_contiguous and out.flags.aligned):
+    flags = out.flags
+    if not (flags.c_contiguous and flags.aligned):
         return False
     return not any(a is not None and np.may_share_memory(out, a) for a in inputs)
 

@@ -7,7 +7,6 @@ channel, where it lies.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +94,7 @@ class Pooling:
         image = ImageShape.of(self.name, x_shape, self.layout)
         window = self.window or Window((image.height, image.width))
         height, width = window.out_size(self.name, image.height, image.width)
-        shape = replace(image, height=height, width=width).shape(self.layout)
+        shape = image._replace(height=height, width=width).shape(self.layout)
         if not self.keepdims:
             shape = (image.batch, image.channels) if image.batched else (image.channels,)
         batch, channels = image.batch, image.channels
@@ -112,7 +111,7 @@ def _window(
     """A window whose stride is its size unless it is said."""
     pair = as_pair(name, "kernel", kernel, 1)
     window = as_window(name, pair, pair if stride is None else stride, padding, dilation)
-    return replace(window, ceil_mode=as_flag(name, "ceil_mode", ceil_mode))
+    return window._replace(ceil_mode=as_flag(name, "ceil_mode", ceil_mode))
 
 
 class MaxPooling(Pooling):

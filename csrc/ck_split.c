@@ -20,8 +20,10 @@ int64_t ck_set_least_work(int64_t vectors) {
   return atomic_exchange(&least_work, ck_max(vectors, 1));
 }
 
+int64_t ck_least_work(void) { return atomic_load_explicit(&least_work, memory_order_relaxed); }
+
 int ck_threads_worth(int threads, double vectors) {
-  const double worth = vectors / (double)atomic_load_explicit(&least_work, memory_order_relaxed);
+  const double worth = vectors / (double)ck_least_work();
   const int most = threads < CK_MAX_THREADS ? threads : CK_MAX_THREADS;
   return worth < 2 || most < 2 ? 1 : worth < most ? (int)worth : most;
 }

@@ -173,6 +173,40 @@ ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, int
 ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
                       int threads, void *workspace, size_t workspace_bytes);
 
+/* A network, planned for images of one size and run in one call. Its arrays are numbered: 0 is the
+ * input, i + 1 is what step i makes, and what the last makes is the output. Steps run in order. A
+ * plan keeps its operations, which must outlive it, and places all other arrays in its workspace;
+ * any number of threads may run it, each with a workspace of its own. A run takes at most so many
+ * threads of the pool; ck_set_least_work makes it fail with CK_E_WORKSPACE from then on. */
+typedef struct ck_step {
+  const ck_op *op;      /* a convolution; null: */
+  ck_pool pool;         /* a pooling */
+  ck_image image;       /* how it sees array x */
+  int64_t x, residual;  /* arrays; residual is -1 where there is none */
+  int64_t offset, mask; /* arrays of a deformable convolution; or -1 */
+  int64_t offset_groups;
+} ck_step;
+
+typedef struct ck_plan ck_plan;
+
+/* On failure *plan is null; CK_E_SHAPE where an array has not the size that a step wants. */
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **plan);
+void ck_plan_destroy(ck_plan *plan);
+size_t ck_plan_workspace_size(const ck_plan *plan);
+
+/* y does not overlap x. The workspace need not be aligned. */
+ck_status ck_plan_run(const ck_plan *plan, const void *x, void *y, void *workspace,
+                      size_t workspace_bytes);
+
+/* How a step runs. Several steps of one group run together, band by band. */
+typedef struct ck_place {
+  int64_t group;         /* counted from 0 */
+  int64_t band;          /* rows of the group's output that are made at once; 0: all at once */
+  int64_t rows;          /* of this step's array that are kept; 0: all */
+  int64_t offset, bytes; /* of what is kept, in the workspace; the output has 0 bytes there */
+} ck_place;
+ck_status ck_plan_place(const ck_plan *plan, int64_t step, ck_place *place);
+
 /* The textbook loops: the baseline the theory is measured on (float32 and float64, no activation,
  * no residual). Same arguments as above, and no packing. */
 ck_status ck_naive_conv2d(const ck_conv *conv, const ck_image *image, const ck_weights *w,

@@ -104,6 +104,44 @@ def test_large_enough_by_itself():
     check_counts([made, replace(made, x=made.x[:, ::-1])])
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_network(isa, eager, batch, layout, data):
+    """Steps fused and in bands, alone and in several parts, pooling and few rows at the end."""
+    rng = np.random.default_rng(0)
+
+    def weights(*shape):
+        w = rng.standard_normal(shape).astype(np.float64 if data == "doubles" else np.float32)
+        return w if layout == "NHWC" else w.transpose(3, 2, 0, 1)
+
+    options = {"layout": layout, "padding": "same", "activation": "relu6"}
+    net = ck.Sequential(
+        [
+            ck.Conv2d(weights(3, 3, 3, 40), stride=2, **options),
+            ck.SeparableConv2d(weights(3, 3, *((40, 1) if layout == "NHWC" else (1, 40))),
+                               weights(1, 1, 40, 70), **options),
+            ck.PointwiseConv2d(weights(1, 1, 70, 190), layout=layout, activation="relu6"),
+            ck.MaxPool2d(3, stride=2, padding=1, layout=layout),
+            ck.Conv2d(weights(3, 3, 190, 50), stride=3, **options),
+            ck.GlobalAvgPool2d(layout=layout),
+        ]
+    )  # fmt: skip
+    x = rng.standard_normal((batch, 41, 37, 3)).astype(weights(1, 1, 1, 1).dtype)
+    x = x if layout == "NHWC" else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    want = net(x, threads=1)
+    for threads in COUNTS:
+        assert_same_bits(net(x, threads=threads), want)
+
+
+def test_network_that_was_planned_for_more_work(eager):
+    """Its workspace may be too small now; that is no reason to write beside it."""
+    net = ck.Sequential([ck.PointwiseConv2d(np.ones((8, 8), np.float32))])
+    x = np.ones((32, 32, 8), np.float32)
+    net(x, threads=2)
+    _core.set_least_work(2)
+    with pytest.raises(SystemError):
+        net(x, threads=2)
+
+
 def test_denormals_in_every_part(eager):
     tiny = np.full((8, 9, 40), 1e-40, np.float32)
     flushed = ck.pointwise_conv2d(tiny, np.ones((40, 9), np.float32), threads=8)
@@ -123,6 +161,8 @@ BEGIN = (
     "right = lambda threads: (layer(x, threads=threads) == 64).all()\n"
 ) + TASKS
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+
+asan = pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="ASan's own locks and mappings")
 
 
 def prints(program, **environment):
@@ -177,6 +217,7 @@ def test_fork():
     assert prints(program) == "0 0 True"
 
 
+@asan
 def test_fork_while_the_pool_is_in_use():
     program = (
         "done = threading.Event()\n"
@@ -199,7 +240,7 @@ def test_fork_while_the_pool_is_in_use():
 
 
 @linux
-@pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="ASan maps memory as it likes")
+@asan
 def test_threads_that_cannot_start():
     """There is no room for their stacks: the caller does it all, and asks again the next time."""
     program = (

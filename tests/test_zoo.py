@@ -11,85 +11,15 @@ import numpy as np
 import pytest
 import reference
 
-import convkern as ck
-from convkern.zoo import efficientnet_lite0, mobilenet_v1_body, separable_blocks
-from convkern.zoo._chain import LayerChain, Step
+from convkern.zoo import (
+    efficientnet_lite0,
+    inverted_residuals,
+    mobilenet_v1_body,
+    mobilenet_v2_body,
+    separable_blocks,
+)
 from convkern.zoo._torchpickle import load_state_dict
 from convkern.zoo.efficientnet_lite0 import EfficientNetLite0, _weights_path
-
-# Layers in a row
-
-
-class Recorder:
-    """A layer that doubles, and notes the memory it was given."""
-
-    def __init__(self):
-        self.inputs, self.outs = [], []
-
-    def __call__(self, x, out=None, threads=None, *, residual=None):
-        y = 2 * x + (0 if residual is None else residual)
-        self.inputs.append((x, residual))
-        self.outs.append(out)
-        if out is None:
-            return y
-        assert not np.may_share_memory(out, x)
-        assert residual is None or not np.may_share_memory(out, residual)
-        out[...] = y
-        return out
-
-    def out_shape(self, x_shape):
-        return x_shape
-
-    def cost(self, x_shape):
-        return ck.cost.Cost(1, 2, int(np.prod(x_shape)))
-
-
-X = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
-
-
-@pytest.mark.parametrize("n_layers", range(1, 9))
-def test_chain_runs_layers_in_order(n_layers):
-    chain = LayerChain([Step(Recorder()) for _ in range(n_layers)])
-    np.testing.assert_array_equal(chain(X), 2**n_layers * X)
-    assert chain.cost(X.shape) == ck.cost.Cost(n_layers, 2 * n_layers, 6 * n_layers)
-
-
-def test_chain_adds_residuals_of_two_steps_before():
-    residuals = [False, True, False, True, True, False]
-    chain = LayerChain([Step(Recorder(), residual) for residual in residuals])
-    values = [X, 2 * X]
-    for residual in residuals[1:]:
-        values.append(2 * values[-1] + residual * values[-2])
-    np.testing.assert_array_equal(chain(X), values[-1])
-
-
-def test_chain_reuses_memory_but_not_for_results():
-    layers = [Recorder() for _ in range(5)]
-    chain = LayerChain([Step(layer) for layer in layers])
-    first, second = chain(X), chain(X)
-    assert not np.may_share_memory(first, second)
-    for layer in layers[:-1]:
-        assert layer.outs[0] is layer.outs[1]
-    assert np.may_share_memory(layers[0].outs[0], layers[3].outs[0])
-    assert layers[-1].outs == [None, None]
-
-
-def test_chain_keeps_memory_for_one_shape_only():
-    layer = Recorder()
-    chain = LayerChain([Step(layer), Step(Recorder())])
-    for x in (X, X[..., :2], X, X[:0]):
-        np.testing.assert_array_equal(chain(x), 4 * x)
-    assert len({id(out) for out in layer.outs}) == 4
-
-
-def test_chain_gives_each_thread_its_own_memory():
-    layer = Recorder()
-    chain = LayerChain([Step(layer), Step(Recorder())])
-    chain(X)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(chain, X).result()
-    assert not np.may_share_memory(*layer.outs)
-
 
 # MobileNetV1
 
@@ -204,6 +134,50 @@ def test_mobilenet_refuses_images(x, error):
     with pytest.raises(error):
         net(x)
     assert net(np.zeros((32, 32, 3), np.float32)).shape == (1, 1, 256)
+
+
+# MobileNetV2
+
+
+def test_mobilenet_v2_costs_what_the_paper_says():
+    # Table 4: 300 million multiply-adds and 3.4 million parameters, with the classifier.
+    cost = mobilenet_v2_body().cost((224, 224, 3))
+    assert cost.macs == 300_774_272 - 1_280_000
+    assert mobilenet_v2_body().out_shape((2, 224, 224, 3)) == (2, 7, 7, 1280)
+    blocks = inverted_residuals()
+    assert len(blocks) == 17
+    assert sum(b.stride == 1 and b.in_channels == b.out_channels for b in blocks) == 10
+
+
+def test_mobilenet_v2_widths_are_multiples_of_8():
+    assert [b.out_channels for b in inverted_residuals(0.35)][::4] == [8, 16, 24, 32, 112]
+    assert inverted_residuals(1.4)[-1] == ("block16", 224, 1344, 448, 1)
+
+
+@pytest.mark.parametrize("shape", [(96, 96, 3), (2, 64, 80, 3), (1, 1, 3)])
+def test_mobilenet_v2_is_its_layers_and_activations_are_of_order_1(shape):
+    net = mobilenet_v2_body(alpha=0.35)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    arrays = {"input": x}
+    for name, layer, (read,), residual in net.nodes:
+        extra = {} if residual is None else {"residual": arrays[residual]}
+        arrays[name] = layer(arrays[read], **extra)
+        assert 0.05 < np.sqrt(np.mean(arrays[name] ** 2)) < 20
+    np.testing.assert_array_equal(net(x), arrays["head"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"alpha": 0}, ValueError),
+        ({"alpha": float("inf")}, ValueError),
+        ({"alpha": "1"}, TypeError),
+        ({"seed": 1.5}, TypeError),
+    ],
+)
+def test_mobilenet_v2_refuses(arguments, error):
+    with pytest.raises(error):
+        mobilenet_v2_body(**arguments)
 
 
 # EfficientNet-Lite0

@@ -3,20 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import convkern as ck
 from convkern.cli import bench, classify, info
-from convkern.cli._errors import CommandError
+from convkern.cli._errors import CommandError, Parser
 
 __all__ = ["main"]
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +55,7 @@ def _check_environment() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="convkern", description="The convolutions of light networks, fast.")
+    parser = Parser(prog="convkern", description="The convolutions of light networks, fast.")
     parser.add_argument("--version", action="version", version=f"convkern {ck.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in (bench, classify, info):

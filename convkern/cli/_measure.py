@@ -181,11 +181,11 @@ def _sample(block: Block, programs: Programs, naive: bool) -> Sample:
     before = ck.runtime.nop_rate_ghz()
     peak = ck.runtime.fma_peak_gflops()
     names = [name for name in programs if naive or not name.startswith("naive")]
-    seconds = {name: _seconds(programs[name]) for name in names}
+    seconds = {name: time_of(programs[name]) for name in names}
     return Sample(block, min(before, ck.runtime.nop_rate_ghz()), peak, seconds)
 
 
-def _seconds(program: Callable[[], object]) -> float:
+def time_of(program: Callable[[], object]) -> float:
     """Time a program with its data as warm in the caches as in a loop of its own."""
     start = perf_counter()
     program()

@@ -16,7 +16,7 @@ import numpy as np
 
 import convkern as ck
 from convkern.cli import _measure
-from convkern.cli._errors import CommandError, needs_extra
+from convkern.cli._errors import CommandError, check_writable, needs_extra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, blocks: Sequence[_measure.Block] = _measure.MO
         if args.plot:
             from convkern.cli import _plot
     for path in filter(None, (args.json, args.plot)):
-        _check_writable(path)
+        check_writable(path)
     if args.plot:
         _plot.check_suffix(args.plot)
 
@@ -101,17 +101,6 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         f"{min(fractions):.2f} to {max(fractions):.2f} of the prediction; "
         f"{short or 'none'} of {len(rows)} blocks below {GOAL} of it."
     )
-
-
-def _check_writable(path: Path) -> None:
-    """Fail now rather than after the measurement; leave the file as it was."""
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _collect(

@@ -18,7 +18,7 @@ import numpy as np
 
 import convkern as ck
 from convkern.cost import Cost
-from convkern.zoo._chain import LayerChain, Shape, Step
+from convkern.zoo._random import Shape
 from convkern.zoo._torchpickle import load_state_dict
 
 if TYPE_CHECKING:
@@ -75,14 +75,13 @@ class EfficientNetLite0:
     ----------
     classes : tuple of str
         The 1000 classes of ImageNet: names of the same thing, separated by commas.
+    graph : Graph
+        The layers, from the image to the logits.
     """
 
     def __init__(self, state: dict[str, np.ndarray]) -> None:
         try:
-            self._features = LayerChain(_feature_steps(state))
-            self._classifier = ck.PointwiseConv2d(
-                state["_fc.weight"], state["_fc.bias"], weight_layout="OIHW"
-            )
+            self.graph = ck.Graph(_nodes(state))
         except KeyError as error:
             raise ValueError(f"the weights are not EfficientNet-Lite0's: no {error}") from error
         names = resources.files("convkern.zoo").joinpath("imagenet_classes.txt")
@@ -113,9 +112,7 @@ class EfficientNetLite0:
         x = np.asarray(x)
         if x.shape[-3:] != (_RESOLUTION, _RESOLUTION, 3) or x.ndim not in (3, 4):
             raise ValueError(f"x must have shape (N, 224, 224, 3) or (224, 224, 3), not {x.shape}")
-        features = self._features(x, threads)
-        pooled = features.mean(axis=(-3, -2), keepdims=True)
-        return self._classifier(pooled, threads=threads)[..., 0, 0, :]
+        return self.graph(x, threads=threads)[..., 0, 0, :]
 
     def preprocess(self, image: Image.Image | np.ndarray, crop: float = 1.0) -> np.ndarray:
         """Turn a photo into what the network takes: 224 x 224 pixels of about -1..1.
@@ -205,9 +202,8 @@ class EfficientNetLite0:
         return [(self.classes[i], float(probabilities[i])) for i in order]
 
     def cost(self, x_shape: Shape = (_RESOLUTION, _RESOLUTION, 3)) -> Cost:
-        """Sum of the layers' costs, for images of `x_shape`; pooling counts for nothing."""
-        *batch, _, _, channels = self._features.out_shapes(x_shape)[-1]
-        return self._features.cost(x_shape) + self._classifier.cost((*batch, 1, 1, channels))
+        """Sum of the layers' costs, for images of `x_shape`."""
+        return self.graph.cost(x_shape)
 
 
 def _rgb(image: Image.Image | np.ndarray) -> Image.Image:
@@ -237,20 +233,29 @@ def _weights_path() -> Path:
     raise ImportError(f"the weights of EfficientNet-Lite0 are not installed: {_INSTALL}")
 
 
-def _feature_steps(state: dict[str, np.ndarray]) -> list[Step]:
-    """Everything up to the pooling; state dicts have torch's (N, C, kh, kw) weights."""
+def _nodes(state: dict[str, np.ndarray]) -> list[ck.Node]:
+    """The network; state dicts have torch's (N, C, kh, kw) weights."""
     w, bias = _folded(state, "_conv_stem", "_bn0")
     stem = ck.Conv2d(w, bias, stride=2, padding="same", activation="relu6", weight_layout="OIHW")
-    steps = [Step(stem)]
+    nodes = [ck.Node("stem", stem, "input")]
     for i, stride in enumerate(_STRIDES):
-        steps += _inverted_residual(state, f"_blocks.{i}.", stride)
+        nodes += _inverted_residual(state, f"_blocks.{i}.", stride, nodes[-1].name)
     w, bias = _folded(state, "_conv_head", "_bn1")
     head = ck.PointwiseConv2d(w, bias, activation="relu6", weight_layout="OIHW")
-    return [*steps, Step(head)]
+    classifier = ck.PointwiseConv2d(state["_fc.weight"], state["_fc.bias"], weight_layout="OIHW")
+    return [
+        *nodes,
+        ck.Node("head", head, nodes[-1].name),
+        ck.Node("mean", ck.GlobalAvgPool2d(), "head"),
+        ck.Node("classifier", classifier, "mean"),
+    ]
 
 
-def _inverted_residual(state: dict[str, np.ndarray], block: str, stride: int) -> list[Step]:
+def _inverted_residual(
+    state: dict[str, np.ndarray], block: str, stride: int, before: str
+) -> list[ck.Node]:
     """Widen (but for the first block), filter, narrow; add the input where the shape allows."""
+    name = block.strip("_.")
     dw, dw_bias = _folded(state, block + "_depthwise_conv", block + "_bn1")
     pw, bias = _folded(state, block + "_project_conv", block + "_bn2")
     narrow = ck.SeparableConv2d(
@@ -264,10 +269,14 @@ def _inverted_residual(state: dict[str, np.ndarray], block: str, stride: int) ->
         weight_layout="OIHW",
     )
     if block + "_expand_conv.weight" not in state:
-        return [Step(narrow)]
+        return [ck.Node(name, narrow, before)]
     w, bias = _folded(state, block + "_expand_conv", block + "_bn0")
     widen = ck.PointwiseConv2d(w, bias, activation="relu6", weight_layout="OIHW")
-    return [Step(widen), Step(narrow, residual=stride == 1 and w.shape[1] == pw.shape[0])]
+    residual = before if stride == 1 and w.shape[1] == pw.shape[0] else None
+    return [
+        ck.Node(f"{name}.expand", widen, before),
+        ck.Node(name, narrow, f"{name}.expand", residual),
+    ]
 
 
 def _folded(state: dict[str, np.ndarray], conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:

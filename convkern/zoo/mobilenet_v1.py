@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from operator import index
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import convkern as ck
 from convkern.cost import Cost
-from convkern.zoo._chain import Layer, LayerChain, Shape, Step
+from convkern.zoo._random import Shape, bias, he_normal
 
 _KERNEL = 3
 _STEM_CHANNELS = 32
@@ -120,7 +120,7 @@ class MobileNetV1Body:
     ----------
     blocks : tuple of SeparableBlock
         The 13 separable blocks in the order in which they run.
-    layers : tuple of layers
+    graph : Sequential
         The convolution and the blocks: 14 layers of ``convkern.layers``.
     input_shape : tuple of int
         (resolution, resolution, 3)
@@ -131,14 +131,16 @@ class MobileNetV1Body:
         self.input_shape: Shape = (resolution, resolution, 3)
         rng = np.random.default_rng(seed)
         stem = _stem(rng, blocks[0].in_channels)
-        self._chain = LayerChain([Step(stem), *(Step(_separable(rng, b)) for b in blocks)])
+        self.graph = ck.Sequential([stem, *(_separable(rng, block) for block in blocks)])
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[Any, ...]:
         """The layers in the order in which they run."""
-        return tuple(step.layer for step in self._chain.steps)
+        return self.graph.layers
 
-    def __call__(self, x: np.ndarray, threads: int | None = None) -> np.ndarray:
+    def __call__(
+        self, x: np.ndarray, out: np.ndarray | None = None, threads: int | None = None
+    ) -> np.ndarray:
         """Run the network.
 
         Parameters
@@ -146,6 +148,7 @@ class MobileNetV1Body:
         x : ndarray of float32
             (N, H, W, 3) or (H, W, 3), of any height and width; those of `input_shape` are what
             `blocks` describes.
+        out : ndarray, optional
         threads : int, optional
             As for every layer.
 
@@ -159,15 +162,16 @@ class MobileNetV1Body:
         TypeError, ValueError
             If `x` is no such array.
         """
-        return self._chain(x, threads)
+        return self.graph(x, out, threads)
 
     def out_shapes(self, x_shape: Shape | None = None) -> list[Shape]:
         """Shape of every layer's output, for images of `x_shape`, by default `input_shape`."""
-        return self._chain.out_shapes(self.input_shape if x_shape is None else x_shape)
+        shapes = self.graph.out_shapes(self.input_shape if x_shape is None else x_shape)
+        return list(shapes.values())[1:]
 
     def cost(self, x_shape: Shape | None = None) -> Cost:
         """Sum of the layers' costs, for images of `x_shape`, by default `input_shape`."""
-        return self._chain.cost(self.input_shape if x_shape is None else x_shape)
+        return self.graph.cost(self.input_shape if x_shape is None else x_shape)
 
 
 def _all_blocks(alpha: float, resolution: int) -> list[SeparableBlock]:
@@ -190,32 +194,20 @@ def _width(channels: int, alpha: float) -> int:
     return max(8, int(alpha * channels))
 
 
-def _stem(rng: np.random.Generator, channels: int) -> Layer:
-    w = _he_normal(rng, (_KERNEL, _KERNEL, 3, channels), terms=_KERNEL**2 * 3)
-    return ck.Conv2d(w, _bias(rng, channels), stride=2, padding="same", activation="relu")
+def _stem(rng: np.random.Generator, channels: int) -> ck.Conv2d:
+    w = he_normal(rng, (_KERNEL, _KERNEL, 3, channels), terms=_KERNEL**2 * 3)
+    return ck.Conv2d(w, bias(rng, channels), stride=2, padding="same", activation="relu")
 
 
-def _separable(rng: np.random.Generator, block: SeparableBlock) -> Layer:
+def _separable(rng: np.random.Generator, block: SeparableBlock) -> ck.SeparableConv2d:
     m, n = block.in_channels, block.out_channels
     return ck.SeparableConv2d(
-        _he_normal(rng, (_KERNEL, _KERNEL, m), terms=_KERNEL**2),
-        _he_normal(rng, (m, n), terms=m),
-        _bias(rng, m),
-        _bias(rng, n),
+        he_normal(rng, (_KERNEL, _KERNEL, m), terms=_KERNEL**2),
+        he_normal(rng, (m, n), terms=m),
+        bias(rng, m),
+        bias(rng, n),
         stride=block.stride,
         padding="same",
         dw_activation="relu",
         activation="relu",
     )
-
-
-def _he_normal(rng: np.random.Generator, shape: Shape, terms: int) -> np.ndarray:
-    """Draw weights that keep the mean square of activations through sums of `terms` and a ReLU.
-
-    He et al., "Delving Deep into Rectifiers", arXiv 1502.01852, 2015, equation 10.
-    """
-    return (rng.standard_normal(shape) * math.sqrt(2 / terms)).astype(np.float32)
-
-
-def _bias(rng: np.random.Generator, channels: int) -> np.ndarray:
-    return (rng.standard_normal(channels) * 0.1).astype(np.float32)

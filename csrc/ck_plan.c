@@ -1,0 +1,534 @@
+/* A planned network: its steps in groups, its arrays in one arena, run in one call.
+ *
+ * A group of more than one step runs depth-first: a band of rows of its last array at a time, and
+ * for that the rows of the arrays before it which the band's windows reach and which are not there
+ * yet. Those arrays are never whole: each keeps only the rows that a later step still reads. So
+ * what is larger than L2 goes by in pieces that are not; a MobileNetV2 block's expanded tensor is
+ * such a one, and so are the first layers of any network for images.
+ *
+ * What to group is chosen by the bytes that move between L2 and what is behind it. Where arrays lie
+ * follows from when they are made and last read: the larger are placed first, each at the lowest
+ * place that no array in use at the same time takes (Pisarchyk and Lee, "Efficient Memory
+ * Management for Deep Neural Net Inference", arXiv 2001.03288, 2020, the greedy of section 5.2).
+ *
+ * Threads share each step, or its part of a band: see ck_split.c.
+ */
+#include <stdlib.h>
+
+#include "ck_impl.h"
+
+enum {
+  MOST_STEPS = 24,  /* of a group */
+  NEARER = 8,       /* times as fast is L2 as what is behind it */
+  CALL_BYTES = 4096 /* from behind it are moved in the time that a call of a driver takes */
+};
+
+/* No array is larger, so that sums of their sizes need no checks. */
+#define MOST_BYTES (INT64_MAX >> 20)
+
+struct array {
+  int64_t bytes;       /* of all of it */
+  int64_t row_bytes;   /* of one image; of what a convolution makes in NHWC */
+  int64_t first, last; /* the groups that make it, or are the first to need it, and last read it */
+  int64_t rows;        /* that are kept; 0: all */
+  int64_t at, size;    /* its place in the arena */
+};
+
+struct step {
+  ck_step said;
+  struct ck_run run;
+  ck_deform deform;
+  int64_t weights; /* bytes */
+  bool by_rows;    /* may be one of several in a group */
+};
+
+struct group {
+  int64_t first, end; /* steps */
+  int64_t band;       /* rows of the last one's output */
+};
+
+struct ck_plan {
+  int64_t steps, groups;
+  int threads;                     /* at most so many */
+  int64_t least_work;              /* that the workspace was found for */
+  int64_t arena, zeros, workspace; /* bytes */
+  struct step *step;
+  struct array *array; /* 0 is the input, i + 1 what step i makes */
+  struct group *group;
+};
+
+/* ---------------------------------------------------------------------- what the steps are */
+
+static int64_t gemm_bytes(const struct ck_gemm_weights *w, int element) {
+  return w->terms * ck_round_up(w->columns, w->panel_columns ? w->panel_columns : 1) * element;
+}
+
+static int64_t weight_bytes(const ck_op *op) {
+  const ck_window *w = &op->conv.window;
+  const int element = op->kernels->element;
+  int64_t bytes = op->dw.channels * w->kernel_h * w->kernel_w * element;
+  for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(&op->gemm[g], element);
+  return bytes;
+}
+
+static ck_status see_conv(const struct ck_plan *p, struct step *s, struct array *out) {
+  const ck_op *op = s->said.op;
+  s->run = (struct ck_run){.op = op, .image = s->said.image};
+  if (s->said.offset >= 0) {
+    s->deform = (ck_deform){.groups = s->said.offset_groups};
+    s->run.deform = &s->deform;
+  }
+  const ck_status status = ck_check_run(&s->run);
+  if (status != CK_OK) return status;
+  const struct ck_run *r = &s->run;
+  out->row_bytes = r->out_w * r->out_channels * op->kernels->element;
+  out->bytes = r->image.batch * r->out_h * out->row_bytes;
+  s->weights = weight_bytes(op);
+  s->by_rows = op->conv.layout == CK_NHWC && op->kind != CK_OP_DEFORM;
+  const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w * s->deform.groups;
+  const int64_t pixel = r->image.batch * r->out_h * r->out_w * op->kernels->element;
+  if (s->said.offset >= 0 && p->array[s->said.offset].bytes != 2 * taps * pixel) return CK_E_SHAPE;
+  if (s->said.mask >= 0 && p->array[s->said.mask].bytes != taps * pixel) return CK_E_SHAPE;
+  return s->said.residual < 0 || p->array[s->said.residual].bytes == out->bytes ? CK_OK
+                                                                                : CK_E_SHAPE;
+}
+
+static ck_status see_pool(struct step *s, struct array *out) {
+  const ck_image *i = &s->said.image;
+  const int element = s->said.pool.dtype == CK_F32 ? 4 : 8;
+  int64_t out_h, out_w;
+  const ck_status status = ck_pool_output_size(&s->said.pool, i, &out_h, &out_w);
+  if (status != CK_OK) return status;
+  if (s->said.residual >= 0 || s->said.offset >= 0 || s->said.mask >= 0) return CK_E_SHAPE;
+  if (!ck_array_fits(i->batch, out_h, out_w, i->channels, element)) return CK_E_OVERFLOW;
+  out->bytes = i->batch * out_h * out_w * i->channels * element;
+  return CK_OK;
+}
+
+/* Arrays that were made before, of the sizes that the step wants. */
+static ck_status see_step(struct ck_plan *p, int64_t i) {
+  struct step *s = &p->step[i];
+  const ck_image *image = &s->said.image;
+  const int64_t read[] = {s->said.x, s->said.residual, s->said.offset, s->said.mask};
+  for (int r = 0; r < 4; ++r)
+    if (read[r] > i || read[r] < (r ? -1 : 0)) return CK_E_SHAPE;
+  const ck_dtype dtype = s->said.op ? s->said.op->conv.dtype : s->said.pool.dtype;
+  if ((unsigned)dtype >= CK_DTYPE_COUNT || image->batch < 1) return CK_E_SHAPE;
+  const int element = dtype == CK_F32 ? 4 : 8;
+  if (!ck_array_fits(image->batch, image->height, image->width, image->channels, element))
+    return CK_E_OVERFLOW;
+  const int64_t bytes = image->batch * image->height * image->width * image->channels * element;
+  if (bytes > MOST_BYTES) return CK_E_NOMEM;
+  if (i == 0) p->array[0].bytes = bytes;
+  if (p->array[s->said.x].bytes != bytes) return CK_E_SHAPE;
+  const ck_status status =
+      s->said.op ? see_conv(p, s, &p->array[i + 1]) : see_pool(s, &p->array[i + 1]);
+  return status == CK_OK && p->array[i + 1].bytes > MOST_BYTES ? CK_E_NOMEM : status;
+}
+
+/* ------------------------------------------------------------------- bands of a group */
+
+/* Rows of the array that each step of a group makes, which a band needs. */
+static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_span band,
+                     struct ck_span *need) {
+  const int64_t count = g->end - g->first;
+  for (int64_t i = 0; i < count; ++i) need[i] = (struct ck_span){INT64_MAX, 0};
+  need[count - 1] = band;
+  for (int64_t i = count - 1; i >= 0; --i) {
+    const struct step *s = &p->step[g->first + i];
+    const int64_t height = s->run.image.height;
+    const int64_t top = need[i].begin * s->run.op->conv.window.stride_h - s->run.image.pad_top;
+    const int64_t under = ck_rows_under(&s->run, need[i].end - need[i].begin);
+    const struct ck_span rows = {ck_min(ck_max(top, 0), height),
+                                 ck_min(ck_max(top + under, 0), height)};
+    const int64_t read[] = {s->said.x, s->said.residual};
+    for (int r = 0; r < 2; ++r) {
+      const int64_t from = read[r] - 1 - g->first; /* the step of the group that made it */
+      if (read[r] < 0 || from < 0) continue;
+      const struct ck_span *span = r ? &need[i] : &rows;
+      need[from].begin = ck_min(need[from].begin, span->begin);
+      need[from].end = ck_max(need[from].end, span->end);
+    }
+  }
+}
+
+/* What a group keeps of the array of each step but the last: rows, or 0 where the band is not one
+ * for it. Rows are needed in order, and a band's begin where the one before it still was. */
+static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *rows) {
+  const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
+  struct ck_span need[MOST_STEPS];
+  for (int64_t i = 0; i < count; ++i) rows[i] = 0;
+  for (int64_t y = 0; y < height; y += g->band) {
+    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, height)}, need);
+    for (int64_t i = 0; i < count; ++i) rows[i] = ck_max(rows[i], need[i].end - need[i].begin);
+  }
+}
+
+/* ------------------------------------------------------------------- which steps to group */
+
+static int64_t input_row_bytes(const struct ck_run *run) {
+  return run->image.width * run->image.channels * run->op->kernels->element;
+}
+
+/* Steps first .. end - 1 are a chain, and what is between them is read by nobody else. */
+static bool is_chain(const struct ck_plan *p, int64_t first, int64_t end) {
+  if (end - first == 1) return true;
+  if (end - first > MOST_STEPS) return false;
+  for (int64_t i = first; i < end; ++i)
+    if (!p->step[i].by_rows || (i > first && p->step[i].said.x != i)) return false;
+  for (int64_t i = end; i < p->steps; ++i) {
+    const ck_step *s = &p->step[i].said;
+    const int64_t read[] = {s->x, s->residual, s->offset, s->mask};
+    for (int r = 0; r < 4; ++r)
+      if (read[r] > first && read[r] < end) return false;
+  }
+  return true;
+}
+
+/* The bytes that a band of a group has in use, and those that it moves more than whole arrays do.
+ */
+static int64_t band_bytes(const struct ck_plan *p, const struct group *g) {
+  const int64_t count = g->end - g->first;
+  const struct step *first = &p->step[g->first], *last = &p->step[g->end - 1];
+  int64_t rows[MOST_STEPS], bytes = 0;
+  rows_kept(p, g, rows);
+  for (int64_t i = 0; i < count; ++i)
+    bytes += rows[i] * p->array[g->first + i + 1].row_bytes + p->step[g->first + i].weights;
+  const int64_t in = p->array[first->said.x].bytes / first->run.image.batch;
+  return bytes + in / (ck_max(1, last->run.out_h / g->band));
+}
+
+/* What a step reads again of its array for each band, or moves. What it stages costs as much again
+ * as a copy. */
+static int64_t again_bytes(const struct step *s) {
+  const ck_window *w = &s->run.op->conv.window;
+  const int64_t shared = ck_max(0, ck_rows_under(&s->run, 1) - w->stride_h);
+  return shared * input_row_bytes(&s->run) * (ck_dw_3x3(&s->run) ? 1 : 2);
+}
+
+static int64_t room(void) { return ck_cpu_l2_bytes() * 3 / 4; }
+
+/* The cost of a group, in bytes from behind L2; its band is chosen on the way. Less than 0: it does
+ * not fit. */
+static int64_t cost_of(const struct ck_plan *p, struct group *g) {
+  const struct step *first = &p->step[g->first], *last = &p->step[g->end - 1];
+  const int64_t in = p->array[first->said.x].bytes, out = p->array[g->end].bytes;
+  int64_t bytes = in + out, weights = 0;
+  for (int64_t i = g->first; i < g->end; ++i) weights += p->step[i].weights;
+  g->band = last->run.out_h;
+  if (g->end - g->first == 1)
+    return (bytes + weights <= room() ? bytes / NEARER : bytes) + CALL_BYTES;
+  if (weights > room()) return -1;
+  while (band_bytes(p, g) > room()) {
+    if (g->band == 1) return -1;
+    const int64_t more = ck_ceil_div(last->run.out_h, g->band) + 1;
+    g->band = ck_min(g->band - 1, ck_ceil_div(last->run.out_h, more));
+  }
+  const int64_t bands = ck_ceil_div(last->run.out_h, g->band);
+  int64_t inside = 0; /* goes to L2 and back */
+  for (int64_t i = g->first + 1; i < g->end; ++i)
+    inside += 2 * p->array[i].bytes + bands * again_bytes(&p->step[i]);
+  return bytes + (inside + bands * weights) / NEARER + bands * (g->end - g->first) * CALL_BYTES;
+}
+
+/* The cheapest way to cut the steps into groups: best[j] is that of the first j steps. */
+static ck_status group_steps(struct ck_plan *p) {
+  struct way {
+    int64_t cost;
+    struct group last;
+  } *best = calloc((size_t)p->steps + 1, sizeof *best);
+  if (!best) return CK_E_NOMEM;
+  for (int64_t j = 1; j <= p->steps; ++j) {
+    best[j].cost = INT64_MAX;
+    for (int64_t i = j - 1; i >= ck_max(0, j - MOST_STEPS) && is_chain(p, i, j); --i) {
+      struct group g = {i, j, 0};
+      const int64_t cost = cost_of(p, &g);
+      if (cost >= 0 && best[i].cost + cost < best[j].cost)
+        best[j] = (struct way){best[i].cost + cost, g};
+    }
+  }
+  for (int64_t j = p->steps; j > 0; j = best[j].last.first) ++p->groups;
+  int64_t at = p->groups;
+  for (int64_t j = p->steps; j > 0; j = best[j].last.first) p->group[--at] = best[j].last;
+  free(best);
+  return CK_OK;
+}
+
+/* -------------------------------------------------------------------------- where arrays lie */
+
+static void find_lives(struct ck_plan *p) {
+  for (int64_t n = 0; n < p->groups; ++n) {
+    const struct group *g = &p->group[n];
+    int64_t rows[MOST_STEPS];
+    const bool chain = g->end - g->first > 1;
+    if (chain) rows_kept(p, g, rows);
+    for (int64_t i = g->first; i < g->end; ++i) {
+      const ck_step *s = &p->step[i].said;
+      const int64_t read[] = {s->x, s->residual, s->offset, s->mask};
+      struct array *made = &p->array[i + 1];
+      for (int r = 0; r < 4; ++r)
+        if (read[r] >= 0) p->array[read[r]].last = n;
+      made->first = made->last = n;
+      made->rows = chain && i + 1 < g->end ? rows[i - g->first] : 0;
+      made->size = ck_round_up(made->rows ? made->rows * made->row_bytes : made->bytes, CK_ALIGN);
+    }
+  }
+  p->array[0].size = p->array[p->steps].size = 0; /* the caller's */
+}
+
+static bool in_the_way(const struct array *a, const struct array *b, int64_t at) {
+  return a != b && a->at >= 0 && a->size && a->first <= b->last && b->first <= a->last &&
+         a->at < at + b->size && at < a->at + a->size;
+}
+
+/* The lowest place for an array beside those that have one. */
+static int64_t lowest_place(const struct ck_plan *p, const struct array *a) {
+  int64_t at = 0;
+  for (int64_t i = 1; i < p->steps; ++i)
+    if (in_the_way(&p->array[i], a, at)) {
+      at = p->array[i].at + p->array[i].size;
+      i = 0; /* begin again */
+    }
+  return at;
+}
+
+static ck_status place_arrays(struct ck_plan *p) {
+  find_lives(p);
+  for (int64_t i = 0; i <= p->steps; ++i) p->array[i].at = -1;
+  for (int64_t left = p->steps - 1; left > 0; --left) {
+    struct array *largest = NULL;
+    for (int64_t i = 1; i < p->steps; ++i)
+      if (p->array[i].at < 0 && (!largest || p->array[i].size > largest->size))
+        largest = &p->array[i];
+    largest->at = lowest_place(p, largest);
+    int64_t end;
+    if (!ck_add(largest->at, largest->size, &end)) return CK_E_OVERFLOW;
+    p->arena = ck_max(p->arena, end);
+  }
+  return CK_OK;
+}
+
+/* ------------------------------------------------------------------------- one step of a band */
+
+/* The rows that a step has to make for a band, behind those that are there. What nobody reads any
+ * more is dropped. */
+static struct ck_span missing(struct ck_span *kept, struct ck_span need) {
+  if (need.begin >= kept->end) *kept = (struct ck_span){need.begin, need.begin};
+  const struct ck_span rows = {kept->end, ck_max(kept->end, need.end)};
+  *kept = (struct ck_span){need.begin, rows.end};
+  return rows;
+}
+
+/* A step on one image, for some rows of what it makes; gives the row that it reads from, or the
+ * image's height where there is none. */
+static int64_t see_part(const struct step *s, struct ck_span rows, struct ck_run *part) {
+  *part = s->run;
+  part->image.batch = 1;
+  return ck_see_rows(&s->run, rows.begin, rows.end - rows.begin, part);
+}
+
+static ck_status run_bytes(const struct ck_plan *p, const struct ck_run *run, size_t *bytes) {
+  struct ck_split split;
+  const ck_status status = ck_split_of(run, p->threads, &split);
+  *bytes = split.bytes;
+  return status;
+}
+
+static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_t *most) {
+  const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
+  struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
+  for (int64_t y = 0; y < height; y += g->band) {
+    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, height)}, need);
+    for (int64_t i = 0; i < count; ++i) {
+      const struct ck_span rows = missing(&kept[i], need[i]);
+      struct ck_run part;
+      size_t bytes;
+      if (rows.begin == rows.end) continue;
+      const struct step *s = &p->step[g->first + i];
+      if (see_part(s, rows, &part) == s->run.image.height)
+        p->zeros = ck_max(p->zeros, input_row_bytes(&part));
+      const ck_status status = run_bytes(p, &part, &bytes);
+      if (status != CK_OK) return status;
+      if (bytes > *most) *most = bytes;
+    }
+  }
+  return CK_OK;
+}
+
+static ck_status find_workspace(struct ck_plan *p) {
+  size_t most = 0, bytes = 0;
+  for (int64_t n = 0; n < p->groups; ++n) {
+    const struct group *g = &p->group[n];
+    const struct step *s = &p->step[g->first];
+    const ck_status status =
+        g->end - g->first > 1 ? chain_workspace(p, g, &most)
+        : s->said.op          ? run_bytes(p, &s->run, &bytes)
+                     : ck_pool_workspace_size(&s->said.pool, &s->said.image, p->threads, &bytes);
+    if (status != CK_OK) return status;
+    if (bytes > most) most = bytes;
+  }
+  if (most > PTRDIFF_MAX || !ck_add(p->arena, p->zeros, &p->workspace) ||
+      !ck_add(p->workspace, (int64_t)most, &p->workspace) ||
+      !ck_add(p->workspace, 3 * CK_ALIGN, &p->workspace))
+    return CK_E_OVERFLOW;
+  return CK_OK;
+}
+
+/* ------------------------------------------------------------------------------- the program */
+
+/* One call of the program. */
+struct call {
+  const struct ck_plan *plan;
+  const char *x;
+  char *y, *arena, *zeros, *workspace;
+  int64_t image;                   /* of the batch, which goes through a group one by one */
+  struct ck_span kept[MOST_STEPS]; /* rows that are there of the arrays of a group's steps */
+};
+
+static char *data_of(const struct call *c, int64_t array) {
+  if (array < 0) return NULL;
+  if (array == 0) return (char *)c->x; /* which nobody writes to */
+  return array == c->plan->steps ? c->y : c->arena + c->plan->array[array].at;
+}
+
+/* Row y of the image, for a reader that sees images of so many rows of so many bytes. */
+static char *row_of(const struct call *c, const struct group *g, int64_t array, int64_t y,
+                    int64_t height, int64_t row_bytes) {
+  const bool some = c->plan->array[array].rows > 0;
+  const int64_t row = some ? y - c->kept[array - 1 - g->first].begin : c->image * height + y;
+  return data_of(c, array) + row * row_bytes;
+}
+
+static void run_parts(const struct call *c, const struct ck_run *run) {
+  struct ck_split split;
+  ck_split_of(run, c->plan->threads, &split);
+  ck_split_run(&split, c->workspace);
+}
+
+/* Step i of a group: the rows of its array that a band needs and that are not there yet. */
+static void make_rows(struct call *c, const struct group *g, int64_t i, struct ck_span need) {
+  const int64_t array = g->first + i + 1;
+  const struct step *s = &c->plan->step[g->first + i];
+  const int64_t out_row = c->plan->array[array].row_bytes, out_h = s->run.out_h;
+  const struct ck_span before = c->kept[i], rows = missing(&c->kept[i], need);
+  if (c->plan->array[array].rows && need.begin > before.begin && need.begin < before.end)
+    memmove(data_of(c, array), data_of(c, array) + (need.begin - before.begin) * out_row,
+            (size_t)((before.end - need.begin) * out_row));
+  if (rows.begin == rows.end) return;
+  struct ck_run part;
+  const int64_t from = see_part(s, rows, &part), in_row = input_row_bytes(&part);
+  if (from < s->run.image.height) {
+    part.x = row_of(c, g, s->said.x, from, s->run.image.height, in_row);
+  } else {
+    part.x = memset(c->zeros, 0, (size_t)in_row);
+  }
+  if (s->said.residual >= 0)
+    part.residual = row_of(c, g, s->said.residual, rows.begin, out_h, out_row);
+  part.y = row_of(c, g, array, rows.begin, out_h, out_row);
+  run_parts(c, &part);
+}
+
+static void run_chain(struct call *c, const struct group *g) {
+  const struct ck_run *last = &c->plan->step[g->end - 1].run;
+  struct ck_span need[MOST_STEPS];
+  for (c->image = 0; c->image < last->image.batch; ++c->image) {
+    memset(c->kept, 0, sizeof c->kept);
+    for (int64_t y = 0; y < last->out_h; y += g->band) {
+      needs_of(c->plan, g, (struct ck_span){y, ck_min(y + g->band, last->out_h)}, need);
+      for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(c, g, i, need[i]);
+    }
+  }
+}
+
+static ck_status run_step(const struct call *c, int64_t i) {
+  const struct step *s = &c->plan->step[i];
+  const ck_step *said = &s->said;
+  if (!said->op)
+    return ck_pool_run(&said->pool, &said->image, data_of(c, said->x), data_of(c, i + 1),
+                       c->plan->threads, c->workspace, (size_t)c->plan->workspace);
+  struct ck_run run = s->run;
+  const ck_deform deform = {data_of(c, said->offset), data_of(c, said->mask), s->deform.groups};
+  if (run.deform) run.deform = &deform;
+  run.x = data_of(c, said->x);
+  run.residual = data_of(c, said->residual);
+  run.y = data_of(c, i + 1);
+  run_parts(c, &run);
+  return CK_OK;
+}
+
+ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace, size_t bytes) {
+  if (!p || !x || !y) return CK_E_NULL;
+  if (!workspace || bytes < (size_t)p->workspace || ck_least_work() != p->least_work)
+    return CK_E_WORKSPACE;
+  struct call c = {.plan = p, .x = x, .y = y, .arena = ck_align(workspace)};
+  c.zeros = ck_align(c.arena + p->arena);
+  c.workspace = c.zeros + p->zeros;
+  ck_status status = CK_OK;
+  const uint64_t saved = ck_fp_enter();
+  for (int64_t n = 0; n < p->groups && status == CK_OK; ++n) {
+    const struct group *g = &p->group[n];
+    if (g->end - g->first > 1)
+      run_chain(&c, g);
+    else
+      status = run_step(&c, g->first);
+  }
+  ck_fp_leave(saved);
+  return status;
+}
+
+/* ---------------------------------------------------------------------------- create, destroy */
+
+static ck_status allocate(const ck_step *steps, int64_t count, struct ck_plan *p) {
+  if ((uint64_t)count > SIZE_MAX / 2 / sizeof(struct step)) return CK_E_OVERFLOW;
+  p->step = calloc((size_t)count, sizeof *p->step);
+  p->array = calloc((size_t)count + 1, sizeof *p->array);
+  p->group = calloc((size_t)count, sizeof *p->group);
+  if (!p->step || !p->array || !p->group) return CK_E_NOMEM;
+  p->steps = count;
+  for (int64_t i = 0; i < count; ++i) p->step[i].said = steps[i];
+  return CK_OK;
+}
+
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **out) {
+  if (out) *out = NULL;
+  if (!steps || !out) return CK_E_NULL;
+  if (count < 1) return CK_E_SHAPE;
+  ck_plan *p = calloc(1, sizeof *p);
+  if (!p) return CK_E_NOMEM;
+  p->threads = threads;
+  p->least_work = ck_least_work();
+  ck_status status = allocate(steps, count, p);
+  for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
+  if (status == CK_OK) status = group_steps(p);
+  if (status == CK_OK) status = place_arrays(p);
+  if (status == CK_OK) status = find_workspace(p);
+  if (status == CK_OK)
+    *out = p;
+  else
+    ck_plan_destroy(p);
+  return status;
+}
+
+void ck_plan_destroy(ck_plan *p) {
+  if (!p) return;
+  free(p->step);
+  free(p->array);
+  free(p->group);
+  free(p);
+}
+
+size_t ck_plan_workspace_size(const ck_plan *p) { return (size_t)p->workspace; }
+
+ck_status ck_plan_place(const ck_plan *p, int64_t step, ck_place *place) {
+  if (!p || !place) return CK_E_NULL;
+  if (step < 0 || step >= p->steps) return CK_E_SHAPE;
+  const struct array *a = &p->array[step + 1];
+  int64_t n = 0;
+  while (p->group[n].end <= step) ++n;
+  *place = (ck_place){.group = n,
+                      .band = p->group[n].end - p->group[n].first > 1 ? p->group[n].band : 0,
+                      .rows = a->rows,
+                      .offset = a->size ? a->at : 0,
+                      .bytes = a->size};
+  return CK_OK;
+}

@@ -1,0 +1,373 @@
+"""Graphs: the bits that their layers give one by one, whatever the planner fuses or cuts."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import convkern as ck
+
+RNG = np.random.default_rng(4)
+
+
+def random(*shape, dtype=np.float32):
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def one_by_one(graph, x):
+    """What the layers give, called in order."""
+    arrays = {graph.input: x}
+    for node in graph.nodes:
+        extra = {} if node.residual is None else {"residual": arrays[node.residual]}
+        arrays[node.name] = node.layer(*(arrays[name] for name in node.inputs), **extra)
+    return arrays[graph.output]
+
+
+def check(graph, x):
+    np.testing.assert_array_equal(graph(x), one_by_one(graph, x))
+
+
+def inverted_residual(name, x, channels, expansion, out, *, kernel=3, stride=1, add=False, **kind):
+    """The three nodes of a block of MobileNetV2."""
+    layout, dtype = kind.get("layout", "NHWC"), kind.get("dtype", np.float32)
+    wide = channels * expansion
+    options = {"layout": layout, "weight_layout": "HWIO"}
+    return [
+        (
+            f"{name}.expand",
+            ck.PointwiseConv2d(random(channels, wide, dtype=dtype), activation="relu6", **options),
+            x,
+        ),
+        (
+            f"{name}.depthwise",
+            ck.DepthwiseConv2d(
+                random(kernel, kernel, wide, dtype=dtype),
+                stride=stride,
+                padding="same",
+                activation="relu6",
+                **options,
+            ),
+            f"{name}.expand",
+        ),
+        (
+            f"{name}.project",
+            ck.PointwiseConv2d(random(wide, out, dtype=dtype), **options),
+            f"{name}.depthwise",
+            x if add else None,
+        ),
+    ]
+
+
+def small_mobilenet_v2(**kind):
+    """Wide enough at 224 pixels that the planner cuts its first half into bands."""
+    layout, dtype = kind.get("layout", "NHWC"), kind.get("dtype", np.float32)
+    stem = ck.Conv2d(
+        random(3, 3, 3, 16, dtype=dtype),
+        random(16, dtype=dtype),
+        stride=2,
+        padding="same",
+        layout=layout,
+        weight_layout="HWIO",
+    )
+    return ck.Graph(
+        [
+            ("stem", stem, "input"),
+            *inverted_residual("a", "stem", 16, 6, 16, add=True, **kind),
+            *inverted_residual("b", "a.project", 16, 6, 24, stride=2, **kind),
+            *inverted_residual("c", "b.project", 24, 6, 24, kernel=5, add=True, **kind),
+            *inverted_residual("d", "c.project", 24, 6, 32, kernel=5, stride=2, **kind),
+        ]
+    )
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("size", [1, 2, 7, 33, 224], ids="{0}x{0}".format)
+def test_inverted_residuals_give_the_layers_bits(layout, size):
+    graph = small_mobilenet_v2(layout=layout)
+    shape = (size, size, 3) if layout == "NHWC" else (3, size, size)
+    check(graph, random(*shape))
+
+
+def test_batch_and_float64():
+    graph = small_mobilenet_v2(dtype=np.float64)
+    check(graph, random(2, 112, 96, 3, dtype=np.float64))
+    graph = small_mobilenet_v2()
+    x = random(3, 130, 128, 3)
+    y = graph(x)
+    for image, result in zip(x, y, strict=True):
+        np.testing.assert_array_equal(graph(image), result)
+
+
+def test_what_is_large_goes_band_by_band():
+    plan = small_mobilenet_v2().plan((224, 224, 3))
+    banded = [step for step in plan.steps if step.band]
+    assert banded, str(plan)
+    kept = [step for step in banded if step.rows]
+    assert kept
+    for step in kept:
+        assert step.rows < step.shape[0]
+        assert step.bytes < np.prod(step.shape) * 4
+    assert plan.arena < 112 * 112 * 96 * 4  # the first expanded array alone
+    assert plan.workspace >= plan.arena
+    assert "bands of" in str(plan)
+
+
+def windows():
+    """Chains whose windows move in every way, at a size that is cut into bands."""
+    for kernel, stride, dilation, padding in [
+        (3, 1, 1, 1),
+        (3, 2, 1, "same"),
+        (5, 3, 1, 0),
+        (1, 2, 1, 0),
+        (2, 3, 1, ((0, 1), (1, 0))),
+        (3, 1, 3, 3),
+        ((7, 1), (1, 2), 1, ((6, 0), (0, 0))),
+        ((1, 5), (4, 1), 1, 0),
+        (3, 1, 1, ((9, 11), (1, 1))),
+    ]:
+        yield pytest.param(
+            {"stride": stride, "dilation": dilation, "padding": padding},
+            (kernel, kernel) if isinstance(kernel, int) else kernel,
+            id=f"k{kernel}s{stride}d{dilation}p{padding}",
+        )
+
+
+@pytest.mark.parametrize(("options", "kernel"), list(windows()))
+def test_bands_of_every_window(options, kernel):
+    wide = 64
+    nodes = [
+        ("a", ck.PointwiseConv2d(random(8, wide), activation="relu"), "input"),
+        ("b", ck.Conv2d(random(*kernel, wide, 16), random(16), **options), "a"),
+        ("c", ck.PointwiseConv2d(random(16, wide), activation="silu"), "b"),
+        ("d", ck.DepthwiseConv2d(random(*kernel, wide), **options), "c"),
+        ("e", ck.PointwiseConv2d(random(wide, 8)), "d"),
+    ]
+    graph = ck.Graph(nodes)
+    x = random(2, 151, 120, 8)
+    assert any(step.band for step in graph.plan(x.shape).steps)
+    check(graph, x)
+
+
+def test_a_residual_from_far_behind():
+    """The band keeps what the residual reads later, though nothing else does."""
+    wide = 16
+    nodes = [("in", ck.PointwiseConv2d(random(4, wide)), "input")]
+    for i, name in enumerate("abcd"):
+        before = nodes[-1][0]
+        layer = ck.DepthwiseConv2d(random(5, 5, wide), padding=2)
+        nodes.append((name, layer, before, "in" if i == 3 else None))
+    graph = ck.Graph(nodes)
+    x = random(160, 130, 4)
+    assert graph.plan(x.shape).steps[0].rows >= 8
+    check(graph, x)
+
+
+def test_branches_and_every_kind_of_layer():
+    c = 12
+    nodes = [
+        ("offset", ck.Conv2d(random(3, 3, c, 18) * 0.3, padding=1), "input"),
+        ("mask", ck.Conv2d(random(3, 3, c, 9), padding=1, activation="sigmoid"), "input"),
+        ("deformed", ck.DeformConv2d(random(3, 3, c, c), padding=1), ("input", "offset", "mask")),
+        ("moved", ck.DeformConv2d(random(3, 3, c, c), padding=1), ["deformed", "offset"], "input"),
+        ("pool", ck.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), "moved"),
+        ("mean", ck.AvgPool2d(2, stride=1, padding=((0, 1), (0, 1))), "pool"),
+        ("sum", ck.PointwiseConv2d(random(c, c), activation="hardswish"), "mean", "pool"),
+        (
+            "grouped",
+            ck.Conv2d(random(3, 3, 3, 24), random(24), groups=4, padding=1, stride=2),
+            "sum",
+        ),
+        ("spatial", ck.SpatiallySeparableConv2d(random(5), random(5), padding=2), "grouped"),
+        ("separable", ck.SeparableConv2d(random(3, 3, 24), random(24, 5)), "spatial"),
+        ("unread", ck.PointwiseConv2d(random(c, 3)), "sum"),
+        ("whole", ck.GlobalAvgPool2d(), "separable"),
+    ]
+    graph = ck.Graph(nodes)
+    x = random(2, 31, 29, c)
+    check(graph, x)
+    assert all("unread" not in step.names for step in graph.plan(x.shape).steps)
+    middle = ck.Graph(nodes, output="sum")
+    check(middle, x)
+
+
+def test_only_a_depthwise_that_nobody_else_reads_is_fused():
+    def names(*extra, residual=None):
+        nodes = [
+            ("d", ck.DepthwiseConv2d(random(3, 3, 8), padding=1), "input"),
+            ("p", ck.PointwiseConv2d(random(8, 8)), "d", residual),
+            *extra,
+        ]
+        graph = ck.Graph(nodes)
+        check(graph, random(9, 9, 8))
+        return [step.names for step in graph.plan((9, 9, 8)).steps]
+
+    assert names() == [("d", "p")]
+    assert names(residual="input") == [("d", "p")]
+    assert names(residual="d") == [("d",), ("p",)]
+    assert names(("q", ck.PointwiseConv2d(random(8, 8)), "p", "d")) == [("d",), ("p",), ("q",)]
+    stride = ck.Conv2d(random(1, 1, 8, 8), stride=2)
+    assert names(("e", ck.DepthwiseConv2d(random(3, 3, 8)), "p"), ("f", stride, "e")) == [
+        ("d", "p"),
+        ("e",),
+        ("f",),
+    ]
+
+
+def test_sequential_is_a_line():
+    layers = [ck.Conv2d(random(3, 3, 3, 8), stride=2), ck.MaxPool2d(2), ck.GlobalAvgPool2d()]
+    net = ck.Sequential(layers)
+    x = random(2, 40, 40, 3)
+    y = x
+    for layer in layers:
+        y = layer(y)
+    np.testing.assert_array_equal(net(x), y)
+    assert net.layers == tuple(layers)
+    assert net.out_shape(x.shape) == y.shape
+    assert net.cost(x.shape).macs == layers[0].cost(x.shape).macs
+
+
+def test_out_is_written_and_returned():
+    net = small_mobilenet_v2()
+    x = random(64, 64, 3)
+    expected = net(x)
+    out = np.full((*expected.shape[:2], 2 * expected.shape[2]), 7, np.float32)
+    strided = out[:, :, ::2]
+    assert net(x, out=strided) is strided
+    np.testing.assert_array_equal(strided, expected)
+    assert (out[:, :, 1::2] == 7).all()
+
+
+def test_out_may_be_the_input():
+    net = ck.Sequential([ck.DepthwiseConv2d(random(3, 3, 8), padding=1) for _ in range(3)])
+    x = random(40, 40, 8)
+    expected = net(x)
+    np.testing.assert_array_equal(net(x, out=x), expected)
+
+
+def test_pickles():
+    graph = small_mobilenet_v2()
+    line = ck.Sequential(graph.nodes[0].layer for _ in range(1))
+    x = random(60, 60, 3)
+    for net in (graph, line):
+        again = pickle.loads(pickle.dumps(net))
+        assert type(again) is type(net)
+        np.testing.assert_array_equal(again(x), net(x))
+
+
+def test_runs_from_several_threads_at_once():
+    graph = small_mobilenet_v2()
+    images = [random(40 + 8 * i, 56, 3) for i in range(6)]
+    expected = [graph(x) for x in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for y, right in zip(pool.map(graph, images), expected, strict=True):
+                np.testing.assert_array_equal(y, right)
+
+
+def test_keeps_plans_for_a_few_shapes_only():
+    net = ck.Sequential([ck.DepthwiseConv2d(random(3, 3, 4))])
+    for size in range(3, 40):
+        net(random(size, 5, 4))
+    assert len(net._programs) <= 8
+
+
+def test_empty_batch():
+    graph = small_mobilenet_v2()
+    assert graph(random(0, 32, 32, 3)).shape == (0, 4, 4, 32)
+    assert graph.plan((0, 32, 32, 3)).steps
+
+
+def test_no_bytes_beside_the_arrays():
+    """NaN all around the input and the output: none comes in, none is overwritten."""
+    graph = small_mobilenet_v2()
+    x = random(96, 96, 3)
+    expected = graph(x)
+    around = np.full(x.size + 256, np.nan, np.float32)
+    inside = around[128:-128].reshape(x.shape)
+    inside[...] = x
+    out = np.full(expected.size + 256, np.nan, np.float32)
+    y = out[128:-128].reshape(expected.shape)
+    graph(inside, out=y)
+    np.testing.assert_array_equal(y, expected)
+    assert np.isnan(out[:128]).all()
+    assert np.isnan(out[-128:]).all()
+
+
+P = ck.PointwiseConv2d(np.ones((4, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "nodes is empty"),
+        ([P], {}, TypeError, r"nodes\[0\] must be a Node"),
+        ([("a", P)], {}, TypeError, r"nodes\[0\] must be a Node"),
+        ([(1, P, "input")], {}, TypeError, r"the name of nodes\[0\] must be a string, not int"),
+        ([("a", np.tanh, "input")], {}, TypeError, "the layer of 'a' must be a layer, not ufunc"),
+        ([("a", P, "b")], {}, ValueError, "'a' reads 'b', which no node before it makes"),
+        ([("a", P, "a")], {}, ValueError, "'a' reads 'a', which no node before it makes"),
+        ([("a", P, "input", "b")], {}, ValueError, "'a' reads 'b'"),
+        ([("a", P, ("input", "input"))], {}, ValueError, "'a' reads one array"),
+        ([("a", P, 3)], {}, TypeError, "the inputs of 'a' must be a string or a sequence"),
+        ([("a", P, (3,))], {}, TypeError, "what 'a' reads must be a string, not int"),
+        ([("input", P, "input")], {}, ValueError, "two arrays are called 'input'"),
+        ([("a", P, "input"), ("a", P, "a")], {}, ValueError, "two arrays are called 'a'"),
+        ([("a", ck.MaxPool2d(2), "input", "input")], {}, ValueError, "'a' is a pooling"),
+        ([("a", P, "input")], {"output": "b"}, ValueError, "output='b' is not a node"),
+        ([("a", P, "input")], {"input": 3}, TypeError, "input must be a string, not int"),
+        (
+            [
+                ("a", P, "input"),
+                ("b", ck.PointwiseConv2d(np.ones((4, 4))), "a"),
+            ],
+            {},
+            ValueError,
+            "'a' has dtype float32 and 'b' has float64",
+        ),
+        (
+            [("a", P, "input"), ("b", ck.MaxPool2d(2, layout="NCHW"), "a")],
+            {},
+            ValueError,
+            "'a' has layout NHWC and 'b' has NCHW",
+        ),
+    ],
+)
+def test_bad_graphs(nodes, options, error, message):
+    with pytest.raises(error, match=message):
+        ck.Graph(nodes, **options)
+
+
+def test_bad_calls():
+    graph = ck.Graph([("a", P, "input"), ("b", P, "a", "input")])
+    with pytest.raises(TypeError, match="all arrays must have one dtype"):
+        graph(np.ones((5, 5, 4)))
+    with pytest.raises(ValueError, match="3 channels"):
+        graph(np.ones((5, 5, 3), np.float32))
+    with pytest.raises(ValueError, match="out has shape"):
+        graph(np.ones((5, 5, 4), np.float32), out=np.empty((5, 5, 3), np.float32))
+    stride = ck.PointwiseConv2d(np.ones((4, 4), np.float32), stride=2)
+    with pytest.raises(ValueError, match="'b' adds 'input' of shape"):
+        ck.Graph([("a", P, "input"), ("b", stride, "a", "input")])(np.ones((5, 5, 4), np.float32))
+
+
+@pytest.mark.skipif(len(ck.available_isas()) < 2, reason="there is one ISA")
+def test_layers_of_two_isas_are_refused():
+    with ck.use_isa(ck.available_isas()[0]):
+        other = ck.PointwiseConv2d(np.ones((4, 4), np.float32))
+    with ck.use_isa(ck.available_isas()[-1]):
+        mine = ck.PointwiseConv2d(np.ones((4, 4), np.float32))
+    with pytest.raises(ValueError, match="ISA"):
+        ck.Sequential([mine, other])
+
+
+def test_a_plan_outlives_its_graph():
+    """A plan holds the operations it runs."""
+    net = ck.Sequential([ck.DepthwiseConv2d(random(3, 3, 4))])
+    x = random(9, 9, 4)
+    expected = net(x)
+    program = net._program(x.shape, x.dtype, 2).packed
+    del net
+    y = np.empty_like(expected)
+    program.run(x, y)
+    np.testing.assert_array_equal(y, expected)
