@@ -148,7 +148,7 @@ cdef class Op:
             cnp.ndarray mask=None, int64_t offset_groups=1):
         """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right).
 
-        It takes at most so many threads. A deformable convolution has an offset, and perhaps a mask.
+        It takes at most so many threads. A deformable one has an offset, and perhaps a mask.
         """
         cdef ck_image image = _image(sizes)
         cdef ck_deform deform
@@ -220,7 +220,9 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
 
 
 cdef class Plan:
-    """A network planned for one input shape and some threads. Immutable, and safe to run from any thread.
+    """A network planned for one input shape and at most so many threads.
+
+    Immutable, and safe to run from any thread.
 
     Each step is (what, sizes, arrays, offset_groups): `what` is an Op, or a tuple for a pooling
     (kind, isa, window, ceil_mode, count_include_pad); sizes are those of Op.run; arrays are the

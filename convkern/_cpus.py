@@ -34,7 +34,9 @@ def _quotas(groups: Path, mounts: Path) -> Iterator[float]:
         if controllers == "":
             yield from (_quota_v2(m / p) for m in (mounts, mounts / "unified") for p in inside)
         elif "cpu" in controllers.split(","):
-            yield from (_quota_v1(mounts / name / p) for name in (controllers, "cpu") for p in inside)
+            yield from (
+                _quota_v1(mounts / name / p) for name in (controllers, "cpu") for p in inside
+            )
 
 
 def _quota_v2(group: Path) -> float:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from . import _core, runtime
+from . import runtime
 
 
 def register() -> None:
