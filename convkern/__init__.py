@@ -1,6 +1,6 @@
 """convkern: the convolutions that light networks are made of, at the speed the CPU allows."""
 
-from . import cost, naive, runtime
+from . import _threadpoolctl, cost, naive, runtime
 from .graph import Graph, Node, Sequential
 from .layers import (
     AvgPool2d,
@@ -71,3 +71,5 @@ __all__ = [
     "spatially_separable_conv2d",
     "use_isa",
 ]
+
+_threadpoolctl.register()

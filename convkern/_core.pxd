@@ -99,15 +99,17 @@ cdef extern from "convkern.h" nogil:
     void ck_op_destroy(ck_op *)
     void *ck_workspace_take(size_t)
     void ck_workspace_give(void *)
-    ck_status ck_op_workspace_size(const ck_op *, const ck_image *, size_t *)
+    int64_t ck_set_least_work(int64_t)
+    ck_status ck_op_workspace_size(const ck_op *, const ck_image *, int, size_t *)
     ck_status ck_op_run(const ck_op *, const ck_image *, const void *, const void *, void *,
-                        void *, size_t)
+                        int, void *, size_t)
     ck_status ck_deform_workspace_size(const ck_op *, const ck_image *, const ck_deform *,
-                                       size_t *)
+                                       int, size_t *)
     ck_status ck_deform_run(const ck_op *, const ck_image *, const ck_deform *, const void *,
-                            const void *, void *, void *, size_t)
-    ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, size_t *)
-    ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, void *, size_t)
+                            const void *, void *, int, void *, size_t)
+    ck_status ck_pool_workspace_size(const ck_pool *, const ck_image *, int, size_t *)
+    ck_status ck_pool_run(const ck_pool *, const ck_image *, const void *, void *, int, void *,
+                          size_t)
     ctypedef struct ck_step:
         const ck_op *op
         ck_pool pool
@@ -128,7 +130,7 @@ cdef extern from "convkern.h" nogil:
         int64_t offset
         int64_t bytes
 
-    ck_status ck_plan_create(const ck_step *, int64_t, ck_plan **)
+    ck_status ck_plan_create(const ck_step *, int64_t, int, ck_plan **)
     void ck_plan_destroy(ck_plan *)
     size_t ck_plan_workspace_size(const ck_plan *)
     ck_status ck_plan_run(const ck_plan *, const void *, void *, void *, size_t)

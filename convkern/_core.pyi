@@ -31,6 +31,7 @@ class Op:
         x: _Array,
         residual: _Array | None,
         y: _Array,
+        threads: int = 1,
         offset: _Array | None = None,
         mask: _Array | None = None,
         offset_groups: int = 1,
@@ -42,6 +43,7 @@ class Plan:
         name: str,
         f64: bool,
         steps: list[tuple[Op | tuple[Any, ...], tuple[int, ...], tuple[int, int, int, int], int]],
+        threads: int = 1,
     ) -> None: ...
     def run(self, x: _Array, y: _Array) -> None: ...
     def places(self) -> tuple[list[tuple[int, int, int, int, int]], int]: ...
@@ -56,6 +58,7 @@ def pool(
     sizes: tuple[int, ...],
     x: _Array,
     y: _Array,
+    threads: int = 1,
 ) -> None: ...
 def naive(
     name: str,
@@ -68,6 +71,7 @@ def naive(
     bias: _Array | None,
     y: _Array,
 ) -> None: ...
+def set_least_work(vectors: int) -> int: ...
 def isa_names() -> tuple[str, ...]: ...
 def isa_available(isa: int) -> bool: ...
 def isa_best() -> int: ...

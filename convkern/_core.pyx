@@ -95,6 +95,11 @@ cdef int _check(cnp.ndarray a, ck_dtype dtype, str op) except -1:
     return 0
 
 
+cdef int _threads(int64_t n) noexcept:
+    """As C takes it; nobody has so many."""
+    return <int>min(n, 1 << 16)
+
+
 cdef class Op:
     """A created operation: weights packed for one ISA. Immutable, and safe to run from any thread.
 
@@ -139,11 +144,11 @@ cdef class Op:
         ck_op_destroy(self.op)
 
     def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual,
-            cnp.ndarray y not None, cnp.ndarray offset=None, cnp.ndarray mask=None,
-            int64_t offset_groups=1):
+            cnp.ndarray y not None, int64_t threads=1, cnp.ndarray offset=None,
+            cnp.ndarray mask=None, int64_t offset_groups=1):
         """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right).
 
-        A deformable convolution has an offset, and perhaps a mask.
+        It takes at most so many threads. A deformable one has an offset, and perhaps a mask.
         """
         cdef ck_image image = _image(sizes)
         cdef ck_deform deform
@@ -151,6 +156,7 @@ cdef class Op:
         cdef size_t needed = 0
         cdef void *workspace
         cdef ck_status status
+        cdef int most = _threads(threads)
         _check(x, self.conv.dtype, self.name)
         _check(residual, self.conv.dtype, self.name)
         _check(y, self.conv.dtype, self.name)
@@ -161,7 +167,7 @@ cdef class Op:
             deform.mask = _data(mask)
             deform.groups = offset_groups
             where = &deform
-        _raise(ck_deform_workspace_size(self.op, &image, where, &needed), self.name)
+        _raise(ck_deform_workspace_size(self.op, &image, where, most, &needed), self.name)
         cdef const void *x_data = cnp.PyArray_DATA(x)
         cdef const void *residual_data = _data(residual)
         cdef void *y_data = cnp.PyArray_DATA(y)
@@ -171,7 +177,7 @@ cdef class Op:
                 status = CK_E_NOMEM
             else:
                 status = ck_deform_run(self.op, &image, where, x_data, residual_data, y_data,
-                                       workspace, needed)
+                                       most, workspace, needed)
                 ck_workspace_give(workspace)
         _raise(status, self.name)
 
@@ -189,17 +195,18 @@ cdef ck_pool _pool(str kind, int isa, ck_dtype dtype, tuple window, bint ceil_mo
 
 
 def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
-         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None):
-    """y = x pooled; kind is "max" or "average", sizes are those of Op.run."""
+         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None, int64_t threads=1):
+    """y = x pooled; kind is "max" or "average", sizes and threads are those of Op.run."""
     cdef ck_image image = _image(sizes)
     cdef ck_pool p = _pool(kind, isa, CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32, window,
                            ceil_mode, count_include_pad)
     cdef size_t needed = 0
     cdef void *workspace
     cdef ck_status status
+    cdef int most = _threads(threads)
     _check(x, p.dtype, name)
     _check(y, p.dtype, name)
-    _raise(ck_pool_workspace_size(&p, &image, &needed), name)
+    _raise(ck_pool_workspace_size(&p, &image, most, &needed), name)
     cdef const void *x_data = cnp.PyArray_DATA(x)
     cdef void *y_data = cnp.PyArray_DATA(y)
     with nogil:
@@ -207,21 +214,24 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
         if workspace == NULL:
             status = CK_E_NOMEM
         else:
-            status = ck_pool_run(&p, &image, x_data, y_data, workspace, needed)
+            status = ck_pool_run(&p, &image, x_data, y_data, most, workspace, needed)
             ck_workspace_give(workspace)
     _raise(status, name)
 
 
 cdef class Plan:
-    """A network planned for one input shape. Immutable, and safe to run from any thread.
+    """A network planned for one input shape and at most so many threads.
+
+    Immutable, and safe to run from any thread.
 
     Each step is (what, sizes, arrays, offset_groups): `what` is an Op, or a tuple for a pooling
     (kind, isa, window, ceil_mode, count_include_pad); sizes are those of Op.run; arrays are the
     numbers of x, residual, offset and mask, -1 for none.
     """
 
-    def __cinit__(self, str name, bint f64, list steps):
+    def __cinit__(self, str name, bint f64, list steps, int64_t threads=1):
         cdef ck_status status
+        cdef int most = _threads(threads)
         cdef ck_step *step = <ck_step *>calloc(max(len(steps), 1), sizeof(ck_step))
         if step == NULL:
             raise MemoryError(f"{name}: an allocation failed")
@@ -241,7 +251,7 @@ cdef class Plan:
                 step[i].x, step[i].residual, step[i].offset, step[i].mask = arrays
                 step[i].offset_groups = offset_groups
             with nogil:
-                status = ck_plan_create(step, self.steps, &self.plan)
+                status = ck_plan_create(step, self.steps, most, &self.plan)
         finally:
             free(step)
         _raise(status, name)
@@ -301,6 +311,11 @@ def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.nda
         with nogil:
             status = ck_naive_depthwise(&conv, &image, &view, bias_data, x_data, y_data)
     _raise(status, name)
+
+
+def set_least_work(int64_t vectors):
+    """How much work is worth a thread, in vectors of multiply-adds; gives what it was."""
+    return ck_set_least_work(vectors)
 
 
 def isa_names():

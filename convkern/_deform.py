@@ -147,8 +147,7 @@ class DeformOperation(Operation):
         packed: PackedByGroups | None = None,
     ) -> np.ndarray:  # fmt: skip
         """The operation on x, moved by offset: every check, then one call of C."""
-        if threads is not None:
-            runtime.check_threads(self.name, threads)
+        threads = runtime.num_threads(self.name, threads)
         x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
         offset = as_same_dtype(self.name, "offset", offset, x.dtype)
         plan = self.plan(x.shape)
@@ -162,5 +161,6 @@ class DeformOperation(Operation):
         moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
         whole = out is not None and in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
-        run(plan.sizes, usable(x), None if residual is None else usable(residual), y, *moved)
+        residual = None if residual is None else usable(residual)
+        run(plan.sizes, usable(x), residual, y, threads, *moved)
         return deliver(y, out)

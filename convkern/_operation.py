@@ -260,8 +260,7 @@ class Operation:
         self, x: Any, residual: Any, out: Any, threads: Any, packed: _core.Op | None = None
     ) -> np.ndarray:
         """The operation on x: every check, then one call of C. Packs unless given `packed`."""
-        if threads is not None:
-            runtime.check_threads(self.name, threads)
+        threads = runtime.num_threads(self.name, threads)
         if type(x) is not np.ndarray or x.dtype != self.w.dtype:
             x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
@@ -270,7 +269,8 @@ class Operation:
         check_out(self.name, out, shape, x.dtype)
         packed = self.pack() if packed is None else packed
         y = out if out is not None and in_place(out, x, residual) else np.empty(shape, x.dtype)
-        packed.run(plan.sizes, usable(x), None if residual is None else usable(residual), y)
+        residual = None if residual is None else usable(residual)
+        packed.run(plan.sizes, usable(x), residual, y, threads)
         return deliver(y, out)
 
     def plan(self, x_shape: tuple[int, ...]) -> Plan:

@@ -63,8 +63,7 @@ class Pooling:
 
     def run(self, x: Any, out: Any, threads: Any, isa: int | None = None) -> np.ndarray:
         """The pooling of x: every check, then one call of C."""
-        if threads is not None:
-            runtime.check_threads(self.name, threads)
+        threads = runtime.num_threads(self.name, threads)
         x = as_array(self.name, "x", x)
         plan = self.plan(x.shape)
         check_memory(self.name, plan.shape, x.itemsize)
@@ -80,6 +79,7 @@ class Pooling:
             plan.sizes,
             usable(x),
             y,
+            threads,
         )
         return deliver(y, out)
 

@@ -230,13 +230,12 @@ class Graph:
     ) -> np.ndarray:
         """Run the network on x; `out` and `threads` are those of any layer."""
         name = self._name
-        if threads is not None:
-            runtime.check_threads(name, threads)
+        threads = runtime.num_threads(name, threads)
         if self._dtype is None:
             x = as_array(name, "x", x)
         else:
             x = as_same_dtype(name, "x", x, self._dtype, "the weights")
-        program = self._program(x.shape, x.dtype)
+        program = self._program(x.shape, x.dtype, threads)
         shape = program.shapes[self._output]
         check_memory(name, shape, x.itemsize)
         check_out(name, out, shape, x.dtype)
@@ -265,7 +264,8 @@ class Graph:
     def plan(self, x_shape: tuple[int, ...]) -> Plan:
         """What runs how for an input of this shape."""
         x_shape = as_shape(self._name, "x_shape", x_shape)
-        program = self._program(x_shape, self._dtype or np.dtype(np.float32))
+        dtype = self._dtype or np.dtype(np.float32)
+        program = self._program(x_shape, dtype, runtime.get_num_threads())
         places, workspace = program.packed.places()
         shapes = program.shapes
         steps = tuple(
@@ -287,22 +287,22 @@ class Graph:
                 )
         return shapes
 
-    def _program(self, x_shape: tuple[int, ...], dtype: np.dtype) -> _Program:
-        program = self._programs.get((x_shape, dtype))
+    def _program(self, x_shape: tuple[int, ...], dtype: np.dtype, threads: int) -> _Program:
+        program = self._programs.get((x_shape, dtype, threads))
         if program is None:
-            program = self._make(x_shape, dtype)
+            program = self._make(x_shape, dtype, threads)
             while len(self._programs) >= _KEPT_PLANS:
                 self._programs.pop(next(iter(self._programs), None), None)
-            self._programs[x_shape, dtype] = program
+            self._programs[x_shape, dtype, threads] = program
         return program
 
-    def _make(self, x_shape: tuple[int, ...], dtype: np.dtype) -> _Program:
+    def _make(self, x_shape: tuple[int, ...], dtype: np.dtype, threads: int) -> _Program:
         shapes = self._shapes(x_shape)
         for shape in shapes.values():
             check_memory(self._name, shape, dtype.itemsize)
         if 0 in x_shape[:1] and len(x_shape) == 4:  # an empty batch needs no program, but one
             shape = (1, *x_shape[1:])  # shows what an image of it would take
-            return _Program(self._make(shape, dtype).packed, shapes)
+            return _Program(self._make(shape, dtype, threads).packed, shapes)
         numbers = {self._input: 0}
         steps = []
         for step in self._steps:
@@ -312,7 +312,8 @@ class Graph:
             what, sizes, offset_groups = _operation(step, [shapes[i] for i in step.inputs])
             steps.append((what, sizes, (arrays[0], residual, offset, mask), offset_groups))
             numbers[step.output] = len(steps)
-        return _Program(_core.Plan(self._name, dtype.itemsize == 8, steps), shapes)
+        packed = _core.Plan(self._name, dtype.itemsize == 8, steps, threads)
+        return _Program(packed, shapes)
 
 
 class Sequential(Graph):

@@ -107,7 +107,7 @@ def _run(
 ) -> np.ndarray:
     """Checks, the loops (two of them where there is a depthwise half), and what follows them."""
     name = operation.name
-    runtime.check_threads(name, threads)
+    runtime.num_threads(name, threads)  # checked; the loops run on one
     x = as_same_dtype(name, "x", x, operation.w.dtype, operation.w_name)
     image, result = operation.shapes(x.shape)
     shape = result.shape(operation.layouts.image)

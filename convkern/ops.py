@@ -89,7 +89,8 @@ def conv2d(
         Where the result goes; of exactly its shape and dtype. It may be strided, and may overlap
         an input.
     threads : int, optional
-        Accepted; this version computes on the caller's thread.
+        At most so many; as many as `get_num_threads` says unless it is said. The result does not
+        depend on it, and small problems stay on the caller's thread.
 
     Returns
     -------

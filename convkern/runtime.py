@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._cpus import usable_cpus
 from ._geometry import as_int
 
 __all__ = [
@@ -137,28 +138,90 @@ def use_isa(name: str) -> _Restore:
     return _Restore(use_isa, previous)
 
 
-_threads = 1
+_num_threads: int | None = None  # until it is asked for, as for _current
+
+
+def _count_of(variable: str, text: str) -> int:
+    """A number of threads in the environment; OpenMP allows a list, one for each level."""
+    count = text.split(",")[0].strip()
+    if not (count.isascii() and count.isdecimal() and int(count) > 0):
+        raise ValueError(f"{variable} must be an integer of at least 1, not {text!r}")
+    return int(count)
+
+
+def _threads_at_start() -> int:
+    own = os.environ.get("CONVKERN_NUM_THREADS", "")
+    if own:
+        return _count_of("CONVKERN_NUM_THREADS", own)
+    try:
+        return _count_of("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", ""))
+    except ValueError:  # nothing of ours to complain about
+        return usable_cpus()
 
 
 def get_num_threads() -> int:
-    """The number of threads in use. This version computes on the caller's thread: always 1.
+    """At most how many threads a call takes that does not say it with ``threads=``.
+
+    At first it is the environment variable ``CONVKERN_NUM_THREADS``, or else ``OMP_NUM_THREADS``,
+    or else the number of CPUs that the process may use: those of its affinity, and no more than the
+    quota of its control groups (version 1 or 2), as they are when it is first asked for.
+
+    A call takes fewer threads where there is little to do, and only its own while another call, of
+    another Python thread, has the others. The result is the same to the last bit.
+
+    Raises
+    ------
+    ValueError
+        ``CONVKERN_NUM_THREADS`` is not an integer of at least 1. Every operation then raises the
+        same; `import convkern` does not.
+
+    See Also
+    --------
+    set_num_threads
+        Which also says what threadpoolctl does.
 
     Examples
     --------
     >>> import convkern as ck
-    >>> ck.get_num_threads()
-    1
+    >>> ck.get_num_threads() >= 1
+    True
     """
-    return _threads
+    global _num_threads
+    if _num_threads is None:
+        _num_threads = _threads_at_start()
+    return _num_threads
 
 
-def set_num_threads(n: int) -> int:
-    """Set the number of threads. This version accepts any number of at least 1 and uses 1.
+class _PreviousThreads(int):
+    """The number that `set_num_threads` replaced; it comes back when a `with` block ends."""
+
+    def __enter__(self) -> int:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        set_num_threads(int(self))
+
+
+def set_num_threads(n: int) -> _PreviousThreads:
+    """Let a call take at most n threads unless it says otherwise, in the whole process.
+
+    The threads start when they are first needed, sleep between calls, and start afresh in a forked
+    child. `threadpoolctl.threadpool_limits` sets the same number, where threadpoolctl is installed.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. More than there are CPUs is allowed, and slow; no call takes more than 256.
 
     Returns
     -------
-    int
-        The previous number.
+    int, context manager
+        The previous number; at the end of a ``with`` block it is in force again.
 
     Raises
     ------
@@ -168,16 +231,21 @@ def set_num_threads(n: int) -> int:
     Examples
     --------
     >>> import convkern as ck
-    >>> ck.set_num_threads(2)
-    1
+    >>> with ck.set_num_threads(2):
+    ...     ck.get_num_threads()
+    2
     """
-    as_int("set_num_threads", "n", n, 1)
-    return _threads
+    global _num_threads
+    n = as_int("set_num_threads", "n", n, 1)
+    previous, _num_threads = get_num_threads(), n
+    return _PreviousThreads(previous)
 
 
-def check_threads(op: str, threads: Any) -> None:
-    if threads is not None:
-        as_int(op, "threads", threads, 1)
+def num_threads(op: str, threads: Any) -> int:
+    """At most how many threads a call takes that was given ``threads=``."""
+    if threads is None:
+        return _num_threads or get_num_threads()
+    return as_int(op, "threads", threads, 1)
 
 
 def cpu_name() -> str:
@@ -232,7 +300,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
             "cores": os.cpu_count(),
         },
         "compiler": _core.COMPILER,
-        "threads": _threads,
+        "threads": get_num_threads(),
         "numpy": np.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }

@@ -210,7 +210,7 @@ static void hold_rows(struct bands *b, int64_t begin) {
 static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t rows) {
   const struct ck_run *run = b->planes;
   const struct ck_kernels *k = b->op.kernels;
-  const int64_t plane = run->out_h * run->out_w, pixels = rows * run->out_w;
+  const int64_t plane = ck_out_plane(run), pixels = rows * run->out_w;
   const int64_t out = b->pixels.out_channels;
   const int64_t at = (n * run->out_channels + c * run->group_out) * plane + y * run->out_w;
   hold_rows(b, see_band(b, y, rows));

@@ -115,7 +115,7 @@ static void fill_im2col(const void *context, const struct ck_block *block, int64
 static bool is_pointwise(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const ck_image *i = &run->image;
-  return w->kernel_h == 1 && w->kernel_w == 1 && i->pad_top == 0 && i->pad_bottom == 0 &&
+  return w->kernel_h == 1 && w->kernel_w == 1 && i->pad_top <= 0 && i->pad_bottom == 0 &&
          i->pad_left == 0 && i->pad_right == 0;
 }
 
@@ -199,34 +199,39 @@ static struct ck_view rows_of(const struct ck_gemm *g) {
   return few && fits && one_range && !shorter && !conflicts(run, view.row_step) ? view : none;
 }
 
-/* A pointwise convolution's output pixels are the image's. */
+/* A pointwise convolution's output pixels are the image's, from some row on. */
 static struct ck_view image_of(const struct ck_gemm *g, const struct ck_conv_fill *fill) {
   const struct ck_run *run = g->run;
   const ck_window *w = &run->op->conv.window;
   const int64_t pixel = run->image.channels, lanes = run->op->kernels->lanes;
   if (w->stride_h > 1 || w->stride_w > 1 || conflicts(run, pixel)) return (struct ck_view){0};
-  const int64_t first = fill ? fill->first_channel : 0;
-  return (struct ck_view){.pixels = ck_at(run->x, first, run->op->kernels->element),
+  const int64_t skipped = -run->image.pad_top * run->image.width * pixel;
+  const int64_t first = skipped + (fill ? fill->first_channel : 0);
+  return (struct ck_view){.pixels = run->x ? ck_at(run->x, first, run->op->kernels->element) : NULL,
                           .row_step = pixel,
                           .run = lanes,
                           .next = lanes};
 }
 
-/* The GEMM of one group. */
+/* The GEMM of those channels of one group that the run makes; `weights` are theirs. */
 static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
-                              const struct ck_conv_fill *fill) {
+                              const struct ck_conv_fill *fill, struct ck_gemm_weights *weights) {
   const struct ck_op *op = run->op;
   const bool planar = op->conv.layout == CK_NCHW;
-  const int64_t plane = run->out_h * run->out_w;
-  const int64_t first = group * op->gemm[group].columns * (planar ? plane : 1);
+  const int64_t plane = ck_out_plane(run), columns = op->gemm[group].columns;
+  const struct ck_span channels = ck_channels(run);
+  const struct ck_span some = {ck_max(channels.begin - group * columns, 0),
+                               ck_min(channels.end - group * columns, columns)};
+  const int64_t first = (group * columns + some.begin) * (planar ? plane : 1);
+  *weights = ck_gemm_columns(op->kernels, &op->gemm[group], some);
   struct ck_gemm g = {
       .kernels = op->kernels,
-      .weights = &op->gemm[group],
+      .weights = weights,
       .fill = fill_of(run),
       .context = fill,
       .run = run,
       .residual = run->residual ? ck_at(run->residual, first, op->kernels->element) : NULL,
-      .y = ck_at_mut(run->y, first, op->kernels->element),
+      .y = run->y ? ck_at_mut(run->y, first, op->kernels->element) : NULL,
       .y_step = planar ? plane : op->conv.out_channels,
       .activation = op->conv.activation,
   };
@@ -236,8 +241,16 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
   return g;
 }
 
+/* The groups whose channels the run makes: of several, whole ones. */
+static struct ck_span groups_of(const struct ck_run *run) {
+  const struct ck_span channels = ck_channels(run);
+  const int64_t columns = run->op->gemm->columns;
+  return (struct ck_span){channels.begin / columns, ck_ceil_div(channels.end, columns)};
+}
+
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
-  const struct ck_gemm g = gemm_of(run, 0, NULL);
+  struct ck_gemm_weights weights;
+  const struct ck_gemm g = gemm_of(run, groups_of(run).begin, NULL, &weights);
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   if (status == CK_OK) status = ck_deform_scratch(run, &scratch);
@@ -250,9 +263,11 @@ void ck_conv2d_run(const struct ck_run *run, void *workspace) {
   const int64_t channels = conv->in_channels / conv->groups;
   size_t scratch = 0;
   ck_deform_scratch(run, &scratch);
-  for (int64_t group = 0; group < conv->groups; ++group) {
+  const struct ck_span groups = groups_of(run);
+  for (int64_t group = groups.begin; group < groups.end; ++group) {
     const struct ck_conv_fill fill = {run, group * channels, channels, workspace};
-    const struct ck_gemm g = gemm_of(run, group, &fill);
+    struct ck_gemm_weights weights;
+    const struct ck_gemm g = gemm_of(run, group, &fill, &weights);
     ck_deform_start(&fill);
     ck_gemm_run(&g, (char *)workspace + scratch);
   }

@@ -153,7 +153,8 @@ int64_t ck_cpu_l2_bytes(void) {
   return remember(&known, 2, 256 << 10);
 }
 
-const char *ck_compiler(void) {
+/* The one symbol that others see: threadpoolctl knows the library by it. */
+__attribute__((visibility("default"))) const char *ck_compiler(void) {
 #if defined(__clang__)
   return __VERSION__;
 #else

@@ -107,7 +107,7 @@ struct view {
 static struct view view_at(const struct ck_run *run, const struct ck_block *block, int64_t row,
                            const void *data, int64_t channels, int64_t channel) {
   const int element = run->op->kernels->element;
-  const int64_t size = run->out_h * run->out_w;
+  const int64_t size = ck_out_plane(run);
   const int64_t pixel = (block->y + row) * run->out_w + block->x;
   if (is_planar(run))
     return (struct view){ck_at(data, (block->image * channels + channel) * size + pixel, element),

@@ -102,6 +102,17 @@ void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n) {
     k->activate(&(struct ck_act_args){y, 1, n, n, activation->kind});
 }
 
+void ck_dw_finish_pixels(const struct ck_run *run, int64_t pixel, int64_t pixels) {
+  const struct ck_span channels = ck_channels(run);
+  const int64_t n = channels.end - channels.begin;
+  if (n == run->out_channels) { /* one run of memory */
+    ck_dw_finish(run, pixel * n, pixels * n);
+    return;
+  }
+  for (int64_t p = pixel; p < pixel + pixels; ++p)
+    ck_dw_finish(run, p * run->out_channels + channels.begin, n);
+}
+
 ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_blocking b = ck_dw_blocking(run);
   const ck_status status = ck_dw_scratch(run, b.cols, bytes);
@@ -112,22 +123,23 @@ ck_status ck_dwconv_workspace(const struct ck_run *run, size_t *bytes) {
 void ck_dwconv_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_blocking blocking = ck_dw_blocking(run);
-  const int64_t channels = op->dw.channels;
+  const struct ck_span channels = ck_channels(run);
   int64_t *offset = ck_align(workspace);
   void *scratch = offset + blocking.rows * blocking.cols;
-  for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * channels;
+  for (int64_t p = 0; p < blocking.rows * blocking.cols; ++p) offset[p] = p * run->out_channels;
 
   struct ck_dw_target target = {
       .offset = offset,
       .out_step = op->kernels->lanes,
-      .channel_end = channels,
+      .channel_begin = channels.begin,
+      .channel_end = channels.end,
       .activation = run->residual ? &ck_identity : &op->conv.activation,
   };
   for (int64_t i = 0; i < ck_block_count(&blocking); ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const int64_t at = (block.image * run->out_h + block.y) * run->out_w + block.x;
-    target.out = ck_at_mut(run->y, at * channels, op->kernels->element);
+    target.out = ck_at_mut(run->y, at * run->out_channels + channels.begin, op->kernels->element);
     ck_dw_block(run, &block, &target, scratch);
-    ck_dw_finish(run, at * channels, block.pixels * channels);
+    ck_dw_finish_pixels(run, at, block.pixels);
   }
 }

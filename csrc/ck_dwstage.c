@@ -331,7 +331,7 @@ static void plane_block(struct stage *s, const struct ck_block *block,
                         const struct ck_dw_target *target) {
   const struct ck_run *run = s->run;
   const struct ck_kernels *k = run->op->kernels;
-  const int64_t plane = run->out_h * run->out_w;
+  const int64_t plane = ck_out_plane(run);
   const int64_t at =
       (block->image * run->out_channels + s->channel) * plane + block->y * run->out_w + block->x;
   if (ck_dw_3x3(run))
@@ -356,6 +356,7 @@ void ck_dw_planes_run(const struct ck_run *run, void *workspace) {
   int64_t *offset = ck_align(workspace);
   void *out = ck_align(offset + pixels);
   void *scratch = ck_at_mut(out, pixels * lanes, op->kernels->element);
+  const struct ck_span channels = ck_channels(run);
   struct stage s;
   for (int64_t p = 0; p < pixels; ++p) offset[p] = p * lanes;
 
@@ -367,11 +368,11 @@ void ck_dw_planes_run(const struct ck_run *run, void *workspace) {
   for (int64_t strip = 0; strip < b.batch * b.col_blocks; ++strip) {
     const int64_t first = strip / b.col_blocks * b.row_blocks * b.col_blocks + strip % b.col_blocks;
     stage_start(&s, run, b.cols, scratch);
-    for (int64_t c = 0; c < run->out_channels; c += lanes) {
+    for (int64_t c = channels.begin; c < channels.end; c += lanes) {
       target.channel_begin = c;
       for (int64_t row = 0; row < b.row_blocks; ++row) {
         const struct ck_block block = ck_block_at(&b, first + row * b.col_blocks);
-        if (row == 0) stage_channels(&s, &block, c, ck_min(lanes, run->out_channels - c));
+        if (row == 0) stage_channels(&s, &block, c, ck_min(lanes, channels.end - c));
         plane_block(&s, &block, &target);
       }
     }

@@ -191,7 +191,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  if (last && !crossed(g)) args.ahead[1] = input_of_next(g, block, next, steps * calls);
+  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next, steps * calls)
+                                      : ahead_of(panel->data, 0, k->element, steps * calls);
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -228,7 +229,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
 /* NCHW: where a block begins in y, counted from the first image's first of this GEMM's planes. */
 static int64_t place_in_planes(const struct ck_gemm *g, const struct ck_block *block) {
   const struct ck_run *run = g->run;
-  const int64_t image = block->image * run->out_channels * run->out_h * run->out_w;
+  const int64_t image = block->image * run->out_channels * ck_out_plane(run);
   return image + block->y * run->out_w + block->x;
 }
 

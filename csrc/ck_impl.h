@@ -248,6 +248,11 @@ struct ck_kernels {
 /* Null where the build or the CPU lacks it. */
 const struct ck_kernels *ck_kernels_for(ck_isa isa, ck_dtype dtype);
 
+/* [begin, end) of columns, channels or whatever else is counted. */
+struct ck_span {
+  int64_t begin, end;
+};
+
 /* ------------------------------------------------------------------------------ packed weights */
 
 /* The GEMM's right operand: panels of `panel_columns`, each [terms][panel_columns], the last one
@@ -279,6 +284,9 @@ struct ck_group_weights {
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
                      int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
                      const void *bias, struct ck_dw_weights *packed);
+/* Some columns, from the first of a panel on. */
+struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,
+                                       struct ck_span columns);
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
 
@@ -306,7 +314,9 @@ struct ck_op {
   void *zeros; /* deform: a pixel of one group's channels */
 };
 
-/* One call: the operation, the image and the arrays. */
+/* One call, or a part of one: the operation, the image and the arrays. A part that makes rows from
+ * y on of the output has an out_h, a y and a residual of its own, and y * stride_h less padding at
+ * the top, which may be negative; the image is the same. */
 struct ck_run {
   const struct ck_op *op;
   ck_image image;
@@ -316,6 +326,8 @@ struct ck_run {
   const void *x, *residual;
   void *y;
   const ck_deform *deform; /* of a deformable convolution */
+  int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
+  struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
 };
 
 /* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last
@@ -335,6 +347,8 @@ bool ck_has_arrays(const struct ck_run *run); /* or an empty batch */
 /* What a run needs, and the run, of any operation in any layout. */
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes);
 void ck_run_op(const struct ck_run *run, void *workspace);
+/* A run may be cut into ranges of so many channels of the output; 0: it may not. */
+int64_t ck_run_unit(const struct ck_run *run);
 
 void ck_dwconv_run(const struct ck_run *run, void *workspace);
 void ck_sepconv_run(const struct ck_run *run, void *workspace);
@@ -476,11 +490,7 @@ CK_INLINE int64_t ck_deal_rows(const struct ck_deal *d, int64_t tile) {
   return d->low + (tile < d->high_tiles);
 }
 
-/* Columns [begin, end) of the output for which `column * stride + shift` lies inside the image. */
-struct ck_span {
-  int64_t begin, end;
-};
-
+/* Columns of the output for which `column * stride + shift` lies inside the image. */
 struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, struct ck_span within);
 
 /* Euclid's algorithm. */
@@ -519,8 +529,52 @@ void ck_dw_planes_run(const struct ck_run *run, void *workspace);
 /* What a depthwise has after its sums: a residual, and an activation that is no clamp; for n
  * elements of y from `at` on. */
 void ck_dw_finish(const struct ck_run *run, int64_t at, int64_t n);
+/* The same for those channels of some pixels, NHWC, that the run makes. */
+void ck_dw_finish_pixels(const struct ck_run *run, int64_t pixel, int64_t pixels);
 extern const ck_activation ck_identity;
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes);
+
+/* ------------------------------------------------------------------------------------- threads */
+
+enum { CK_MAX_THREADS = 256 };
+
+/* Job `job` of a call, on one of its threads: thread 0 is the caller's. */
+typedef void ck_job(void *context, int64_t job, int thread);
+
+/* Do jobs [0, jobs) on at most so many threads, each a range of them in order, and return when all
+ * are done. Where the pool is in use, by this thread or another, thread 0 does them all. Workers
+ * have the floating-point mode of ck_fp_enter; the caller sets its own. */
+void ck_parallel(int threads, int64_t jobs, ck_job *job, void *context);
+
+/* Part `part` of n things, dealt out to `parts` as evenly as can be; the first get one more. */
+struct ck_span ck_deal_out(int64_t n, int64_t parts, int64_t part);
+
+int64_t ck_least_work(void); /* see ck_set_least_work */
+/* How many threads are worth it, at most `threads`, for so many vectors of multiply-adds. */
+int ck_threads_worth(int threads, double vectors);
+
+/* A piece of some rows, counted over all images: whole images, or rows of one. */
+struct ck_piece {
+  int64_t image, images;
+  int64_t y, rows; /* of each */
+};
+
+/* The longest piece of rows [row, end) that begins with the first of them. */
+struct ck_piece ck_piece_at(int64_t row, int64_t end, int64_t out_h);
+
+/* ck_split.c: a run cut into parts, one for each thread. Any number of parts gives the same bits.
+ */
+struct ck_split {
+  const struct ck_run *run;
+  int64_t parts;
+  int64_t units;    /* what is dealt out: rows of all images, */
+  int64_t channels; /* or ranges of so many channels; or 0 */
+  int64_t slice;    /* bytes of one thread's workspace */
+  size_t bytes;     /* of the whole workspace */
+};
+
+ck_status ck_split_of(const struct ck_run *run, int threads, struct ck_split *split);
+void ck_split_run(const struct ck_split *split, void *workspace);
 
 /* ------------------------------------------------------------------------------------- helpers */
 
@@ -533,6 +587,14 @@ CK_INLINE const void *ck_at(const void *base, int64_t elements, int element) {
 }
 CK_INLINE void *ck_at_mut(void *base, int64_t elements, int element) {
   return (char *)base + elements * element;
+}
+/* Which channels of the output a run makes. */
+CK_INLINE struct ck_span ck_channels(const struct ck_run *run) {
+  return run->only.end ? run->only : (struct ck_span){0, run->out_channels};
+}
+/* NCHW: elements from one plane of the output to the next. */
+CK_INLINE int64_t ck_out_plane(const struct ck_run *run) {
+  return run->plane ? run->plane : run->out_h * run->out_w;
 }
 /* Row y of a plane of an NCHW image. */
 CK_INLINE const void *ck_plane_row(const struct ck_run *run, int64_t image, int64_t channel,

@@ -329,17 +329,25 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
 struct driver {
   ck_status (*workspace)(const struct ck_run *, size_t *);
   void (*run)(const struct ck_run *, void *);
+  int64_t unit; /* see ck_run_unit */
 };
+
+/* Whole groups, or panels of one; planes' tiles are of several heights. */
+static int64_t columns_unit(const struct ck_op *op) {
+  if (op->gemms > 1) return op->gemm->columns;
+  return op->gemms == 1 && op->gemm->layout == CK_NHWC ? op->gemm->panel_columns : 0;
+}
 
 static struct driver driver_of(const struct ck_run *run) {
   const struct ck_op *op = run->op;
-  const struct driver bands = {ck_bands_workspace, ck_bands_run};
-  const struct driver planes = {ck_planar_workspace, ck_planar_run};
-  const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run};
-  const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run};
-  const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run};
-  const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run};
-  const struct driver spatial = {ck_spatial_workspace, ck_spatial_run};
+  const int64_t lanes = op->kernels->lanes;
+  const struct driver bands = {ck_bands_workspace, ck_bands_run, 0};
+  const struct driver planes = {ck_planar_workspace, ck_planar_run, run->group_out};
+  const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run, columns_unit(op)};
+  const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run, lanes};
+  const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run, lanes};
+  const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run, columns_unit(op)};
+  const struct driver spatial = {ck_spatial_workspace, ck_spatial_run, lanes};
   const bool planar = op->conv.layout == CK_NCHW;
   switch (op->kind) {
     case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
@@ -362,39 +370,44 @@ ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
 
 void ck_run_op(const struct ck_run *run, void *workspace) { driver_of(run).run(run, workspace); }
 
+int64_t ck_run_unit(const struct ck_run *run) { return driver_of(run).unit; }
+
 ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                                   size_t *bytes) {
+                                   int threads, size_t *bytes) {
   if (!op || !image || !bytes) return CK_E_NULL;
+  struct ck_split split;
   struct ck_run run = {.op = op, .image = *image, .deform = deform};
   if (image->batch == 0) run.image.batch = 1; /* products of 0 would hide an overflow */
-  const ck_status status = ck_check_run(&run);
-  return status == CK_OK ? ck_run_workspace(&run, bytes) : status;
+  ck_status status = ck_check_run(&run);
+  if (status == CK_OK) status = ck_split_of(&run, threads, &split);
+  if (status == CK_OK) *bytes = split.bytes;
+  return status;
 }
 
-ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes) {
-  return ck_deform_workspace_size(op, image, NULL, bytes);
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, int threads, size_t *bytes) {
+  return ck_deform_workspace_size(op, image, NULL, threads, bytes);
 }
 
 ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                        const void *x, const void *residual, void *y, void *workspace,
+                        const void *x, const void *residual, void *y, int threads, void *workspace,
                         size_t workspace_bytes) {
   if (!op || !image) return CK_E_NULL;
   struct ck_run run = {
       .op = op, .image = *image, .x = x, .residual = residual, .y = y, .deform = deform};
-  size_t needed;
+  struct ck_split split;
   ck_status status = ck_check_run(&run);
   if (status == CK_OK && !ck_has_arrays(&run)) status = CK_E_NULL;
   if (status != CK_OK || image->batch == 0) return status;
-  status = ck_run_workspace(&run, &needed);
+  status = ck_split_of(&run, threads, &split);
   if (status != CK_OK) return status;
-  if (!workspace || workspace_bytes < needed) return CK_E_WORKSPACE;
+  if (!workspace || workspace_bytes < split.bytes) return CK_E_WORKSPACE;
   const uint64_t saved = ck_fp_enter();
-  ck_run_op(&run, workspace);
+  ck_split_run(&split, workspace);
   ck_fp_leave(saved);
   return CK_OK;
 }
 
 ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
-                    void *y, void *workspace, size_t workspace_bytes) {
-  return ck_deform_run(op, image, NULL, x, residual, y, workspace, workspace_bytes);
+                    void *y, int threads, void *workspace, size_t workspace_bytes) {
+  return ck_deform_run(op, image, NULL, x, residual, y, threads, workspace, workspace_bytes);
 }

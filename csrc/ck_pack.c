@@ -107,6 +107,15 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   return CK_OK;
 }
 
+struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,
+                                       struct ck_span columns) {
+  struct ck_gemm_weights some = *w;
+  some.columns = columns.end - columns.begin;
+  some.data = ck_at_mut(w->data, columns.begin * w->terms, k->element);
+  some.bias = ck_at_mut(w->bias, columns.begin, k->element);
+  return some;
+}
+
 /* Neither infinite nor NaN: an exponent that is not all ones. */
 static bool is_finite(const void *x, int element) {
   uint64_t bits = 0;

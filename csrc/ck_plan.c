@@ -10,6 +10,8 @@
  * follows from when they are made and last read: the larger are placed first, each at the lowest
  * place that no array in use at the same time takes (Pisarchyk and Lee, "Efficient Memory
  * Management for Deep Neural Net Inference", arXiv 2001.03288, 2020, the greedy of section 5.2).
+ *
+ * Threads share each step, or its part of a band: see ck_split.c.
  */
 #include <stdlib.h>
 
@@ -47,6 +49,8 @@ struct group {
 
 struct ck_plan {
   int64_t steps, groups;
+  int threads;                     /* at most so many */
+  int64_t least_work;              /* that the workspace was found for */
   int64_t arena, zeros, workspace; /* bytes */
   struct step *step;
   struct array *array; /* 0 is the input, i + 1 what step i makes */
@@ -323,6 +327,13 @@ static int64_t see_part(const struct step *s, struct ck_span rows, struct ck_run
   return ck_see_rows(&s->run, rows.begin, rows.end - rows.begin, part);
 }
 
+static ck_status run_bytes(const struct ck_plan *p, const struct ck_run *run, size_t *bytes) {
+  struct ck_split split;
+  const ck_status status = ck_split_of(run, p->threads, &split);
+  *bytes = split.bytes;
+  return status;
+}
+
 static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_t *most) {
   const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
   struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
@@ -336,7 +347,7 @@ static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_
       const struct step *s = &p->step[g->first + i];
       if (see_part(s, rows, &part) == s->run.image.height)
         p->zeros = ck_max(p->zeros, input_row_bytes(&part));
-      const ck_status status = ck_run_workspace(&part, &bytes);
+      const ck_status status = run_bytes(p, &part, &bytes);
       if (status != CK_OK) return status;
       if (bytes > *most) *most = bytes;
     }
@@ -349,10 +360,10 @@ static ck_status find_workspace(struct ck_plan *p) {
   for (int64_t n = 0; n < p->groups; ++n) {
     const struct group *g = &p->group[n];
     const struct step *s = &p->step[g->first];
-    const ck_status status = g->end - g->first > 1 ? chain_workspace(p, g, &most)
-                             : s->said.op
-                                 ? ck_run_workspace(&s->run, &bytes)
-                                 : ck_pool_workspace_size(&s->said.pool, &s->said.image, &bytes);
+    const ck_status status =
+        g->end - g->first > 1 ? chain_workspace(p, g, &most)
+        : s->said.op          ? run_bytes(p, &s->run, &bytes)
+                     : ck_pool_workspace_size(&s->said.pool, &s->said.image, p->threads, &bytes);
     if (status != CK_OK) return status;
     if (bytes > most) most = bytes;
   }
@@ -388,6 +399,12 @@ static char *row_of(const struct call *c, const struct group *g, int64_t array, 
   return data_of(c, array) + row * row_bytes;
 }
 
+static void run_parts(const struct call *c, const struct ck_run *run) {
+  struct ck_split split;
+  ck_split_of(run, c->plan->threads, &split);
+  ck_split_run(&split, c->workspace);
+}
+
 /* Step i of a group: the rows of its array that a band needs and that are not there yet. */
 static void make_rows(struct call *c, const struct group *g, int64_t i, struct ck_span need) {
   const int64_t array = g->first + i + 1;
@@ -408,7 +425,7 @@ static void make_rows(struct call *c, const struct group *g, int64_t i, struct c
   if (s->said.residual >= 0)
     part.residual = row_of(c, g, s->said.residual, rows.begin, out_h, out_row);
   part.y = row_of(c, g, array, rows.begin, out_h, out_row);
-  ck_run_op(&part, c->workspace);
+  run_parts(c, &part);
 }
 
 static void run_chain(struct call *c, const struct group *g) {
@@ -428,20 +445,21 @@ static ck_status run_step(const struct call *c, int64_t i) {
   const ck_step *said = &s->said;
   if (!said->op)
     return ck_pool_run(&said->pool, &said->image, data_of(c, said->x), data_of(c, i + 1),
-                       c->workspace, (size_t)c->plan->workspace);
+                       c->plan->threads, c->workspace, (size_t)c->plan->workspace);
   struct ck_run run = s->run;
   const ck_deform deform = {data_of(c, said->offset), data_of(c, said->mask), s->deform.groups};
   if (run.deform) run.deform = &deform;
   run.x = data_of(c, said->x);
   run.residual = data_of(c, said->residual);
   run.y = data_of(c, i + 1);
-  ck_run_op(&run, c->workspace);
+  run_parts(c, &run);
   return CK_OK;
 }
 
 ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace, size_t bytes) {
   if (!p || !x || !y) return CK_E_NULL;
-  if (!workspace || bytes < (size_t)p->workspace) return CK_E_WORKSPACE;
+  if (!workspace || bytes < (size_t)p->workspace || ck_least_work() != p->least_work)
+    return CK_E_WORKSPACE;
   struct call c = {.plan = p, .x = x, .y = y, .arena = ck_align(workspace)};
   c.zeros = ck_align(c.arena + p->arena);
   c.workspace = c.zeros + p->zeros;
@@ -471,12 +489,14 @@ static ck_status allocate(const ck_step *steps, int64_t count, struct ck_plan *p
   return CK_OK;
 }
 
-ck_status ck_plan_create(const ck_step *steps, int64_t count, ck_plan **out) {
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **out) {
   if (out) *out = NULL;
   if (!steps || !out) return CK_E_NULL;
   if (count < 1) return CK_E_SHAPE;
   ck_plan *p = calloc(1, sizeof *p);
   if (!p) return CK_E_NOMEM;
+  p->threads = threads;
+  p->least_work = ck_least_work();
   ck_status status = allocate(steps, count, p);
   for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
   if (status == CK_OK) status = group_steps(p);

@@ -290,13 +290,14 @@ void ck_planar_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_blocking blocking = blocking_of(run);
   const ck_activation *activation = run->residual ? &ck_identity : &op->conv.activation;
+  const struct ck_span channels = ck_channels(run);
   for (int64_t i = 0; i < ck_block_count(&blocking); ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     struct planar_dw d;
     begin_block(&d, run, &block, activation, workspace);
-    for (int64_t o = 0; o < run->out_channels; ++o) {
-      const int64_t plane = (block.image * run->out_channels + o) * run->out_h;
-      const int64_t at = (plane + block.y) * run->out_w + block.x;
+    for (int64_t o = channels.begin; o < channels.end; ++o) {
+      const int64_t plane = (block.image * run->out_channels + o) * ck_out_plane(run);
+      const int64_t at = plane + block.y * run->out_w + block.x;
       make_channel(&d, o);
       op->kernels->planar_copy(
           &(struct ck_planar_copy_args){.to = ck_at_mut(run->y, at, op->kernels->element),

@@ -11,7 +11,9 @@
  *
  * Where a pixel has channels enough for a vector, the row is made pixel by pixel, and padding is
  * never touched: a window at the border has fewer taps. Where it has not, the elements of a row are
- * the vector's, the buffer's rows have their padding, and several images share a call. */
+ * the vector's, the buffer's rows have their padding, and several images share a call.
+ *
+ * Threads share the rows of the output, or the channels of a few averages of whole images. */
 #include "ck_impl.h"
 
 /* How many bytes of a row are brought near before they are joined: hardware notices too late that a
@@ -40,6 +42,9 @@ struct pool_run {
   int64_t cols;  /* wide images: output columns of one block; global: rows of L pixels at once */
   int64_t buffer_elements;
   void *buffer;
+  int64_t parts, units; /* rows of all images, dealt out to threads */
+  bool by_channels;     /* or vectors of channels */
+  struct ck_span some;  /* global: the channels that are averaged */
 };
 
 /* Nearly always by 1, and a division takes as long as a vector of the result. */
@@ -366,10 +371,79 @@ static void global_run(const struct pool_run *r, const void *x, void *y) {
     return;
   }
   for (int64_t n = 0; n < r->batch; ++n)
-    for (int64_t c = 0; c < r->channels; c += r->chunk)
+    for (int64_t c = r->some.begin; c < r->some.end; c += r->chunk)
       global_image(r, ck_at(x, n * pixels * r->channels + c, k->element),
                    ck_at_mut(y, n * r->channels + c, k->element),
-                   ck_min(r->chunk, r->channels - c));
+                   ck_min(r->chunk, r->some.end - c));
+}
+
+/* ------------------------------------------------------------------------------------- threads */
+
+/* Few averages of whole images are dealt out by their channels. An element that is read or written
+ * costs as much as so many additions of vectors. */
+static void deal_out(struct pool_run *r, int threads) {
+  enum { TRAFFIC = 8 };
+  const double columns = (double)r->batch * (double)r->channels;
+  const double in = columns * (double)r->down.in * (double)r->along.in;
+  const double out = columns * (double)r->down.out * (double)r->along.out;
+  const int64_t worth = ck_threads_worth(threads, TRAFFIC * (in + out) / r->kernels->lanes);
+  const int64_t vectors = ck_ceil_div(r->channels, r->kernels->lanes);
+  r->by_channels = r->global && r->batch < ck_min(worth, vectors);
+  r->units = r->by_channels ? vectors : ck_max(1, r->batch * r->down.out);
+  r->parts = ck_min(worth, r->units);
+}
+
+static void run_here(const struct pool_run *r, const void *x, void *y) {
+  if (r->global)
+    global_run(r, x, y);
+  else if (r->pitch)
+    narrow_run(r, x, y);
+  else
+    wide_run(r, x, y);
+}
+
+/* Rows [begin, end) of all images, in pieces that are images, or as good as images. */
+static void run_rows(const struct pool_run *r, struct ck_span rows, const void *x, void *y) {
+  const int element = r->kernels->element;
+  const int64_t image = r->down.in * r->along.in * r->channels;
+  const int64_t out_row = r->along.out * r->channels;
+  struct ck_piece p;
+  for (int64_t row = rows.begin; row < rows.end; row += p.images * p.rows) {
+    struct pool_run piece = *r;
+    p = ck_piece_at(row, rows.end, r->down.out);
+    piece.batch = p.images;
+    piece.down.out = p.rows;
+    piece.down.before -= p.y * r->down.stride; /* negative: it begins further down */
+    run_here(&piece, ck_at(x, p.image * image, element), ck_at_mut(y, row * out_row, element));
+  }
+}
+
+static size_t bytes_of(const struct pool_run *r) {
+  return (size_t)(r->buffer_elements * r->kernels->element) + CK_ALIGN;
+}
+
+struct call {
+  const struct pool_run *run;
+  const void *x;
+  void *y;
+  char *workspace;
+};
+
+/* A maximum is one of the image's own numbers: denormals stay as they are, and cost nothing. */
+static void do_part(void *context, int64_t index, int thread) {
+  const struct call *call = context;
+  const uint64_t saved = ck_fp_set(call->run->pool->kind != CK_POOL_MAX);
+  const struct ck_span units = ck_deal_out(call->run->units, call->run->parts, index);
+  struct pool_run part = *call->run;
+  part.buffer = ck_align(call->workspace + (size_t)thread * bytes_of(&part));
+  if (part.by_channels) {
+    const int64_t lanes = part.kernels->lanes;
+    part.some = (struct ck_span){units.begin * lanes, ck_min(units.end * lanes, part.channels)};
+    run_here(&part, call->x, call->y);
+  } else {
+    run_rows(&part, units, call->x, call->y);
+  }
+  ck_fp_leave(saved);
 }
 
 /* --------------------------------------------------------------------------- what callers call */
@@ -387,7 +461,7 @@ ck_status ck_pool_output_size(const ck_pool *pool, const ck_image *image, int64_
 }
 
 /* Every check, and all of the run but its buffer. */
-static ck_status plan(const ck_pool *pool, const ck_image *i, struct pool_run *r) {
+static ck_status plan(const ck_pool *pool, const ck_image *i, int threads, struct pool_run *r) {
   const ck_window *w = &pool->window;
   int64_t out_h, out_w;
   const ck_status status = ck_pool_output_size(pool, i, &out_h, &out_w);
@@ -412,44 +486,37 @@ static ck_status plan(const ck_pool *pool, const ck_image *i, struct pool_run *r
                 i->pad_right},
       .batch = i->batch,
       .channels = i->channels,
+      .some = {0, i->channels},
   };
   r->global = pool->kind == CK_POOL_AVERAGE && is_whole(&r->down) && is_whole(&r->along);
   if (r->global)
     global_cut(r);
   else if (!narrow_cut(r))
     wide_cut(r);
-  return CK_OK;
+  const uint64_t saved = ck_fp_enter(); /* estimates must not show in the caller's flags */
+  deal_out(r, threads);
+  ck_fp_leave(saved);
+  return bytes_of(r) < (size_t)(PTRDIFF_MAX / CK_MAX_THREADS) ? CK_OK : CK_E_OVERFLOW;
 }
 
-static size_t bytes_of(const struct pool_run *r) {
-  return (size_t)(r->buffer_elements * r->kernels->element) + CK_ALIGN;
-}
-
-ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, size_t *bytes) {
+ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, int threads,
+                                 size_t *bytes) {
   struct pool_run run;
   if (!pool || !image || !bytes) return CK_E_NULL;
-  const ck_status status = plan(pool, image, &run);
-  if (status == CK_OK) *bytes = bytes_of(&run);
+  const ck_status status = plan(pool, image, threads, &run);
+  if (status == CK_OK) *bytes = (size_t)run.parts * bytes_of(&run);
   return status;
 }
 
 ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
-                      void *workspace, size_t workspace_bytes) {
+                      int threads, void *workspace, size_t workspace_bytes) {
   struct pool_run run;
   if (!pool || !image) return CK_E_NULL;
-  const ck_status status = plan(pool, image, &run);
+  const ck_status status = plan(pool, image, threads, &run);
   if (status != CK_OK || image->batch == 0) return status;
   if (!x || !y) return CK_E_NULL;
-  if (!workspace || workspace_bytes < bytes_of(&run)) return CK_E_WORKSPACE;
-  run.buffer = ck_align(workspace);
-  /* A maximum is one of the image's own numbers: denormals stay as they are, and cost nothing. */
-  const uint64_t saved = ck_fp_set(pool->kind != CK_POOL_MAX);
-  if (run.global)
-    global_run(&run, x, y);
-  else if (run.pitch)
-    narrow_run(&run, x, y);
-  else
-    wide_run(&run, x, y);
-  ck_fp_leave(saved);
+  if (!workspace || workspace_bytes < (size_t)run.parts * bytes_of(&run)) return CK_E_WORKSPACE;
+  struct call call = {&run, x, y, workspace};
+  ck_parallel((int)run.parts, run.parts, do_part, &call);
   return CK_OK;
 }

@@ -1,4 +1,5 @@
-/* Pointwise: the panel is a copy of the pixels. */
+/* Pointwise: the panel is a copy of the pixels. There is no padding, or less than none: a part of a
+ * run begins further down. */
 #include "ck_impl.h"
 
 void ck_fill_pointwise(const void *context, const struct ck_block *block, int64_t begin,
@@ -9,7 +10,8 @@ void ck_fill_pointwise(const void *context, const struct ck_block *block, int64_
   const ck_window *w = &run->op->conv.window;
   const int64_t channels = run->op->conv.in_channels;
   for (int64_t r = 0; r < block->rows; ++r) {
-    const int64_t row = block->image * run->image.height + (block->y + r) * w->stride_h;
+    const int64_t y = (block->y + r) * w->stride_h - run->image.pad_top;
+    const int64_t row = block->image * run->image.height + y;
     const int64_t pixel = row * run->image.width + block->x * w->stride_w;
     k->fill(&(struct ck_fill_args){
         .panel = panel->data,

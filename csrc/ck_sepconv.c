@@ -20,16 +20,21 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
                                       op->conv.dw_activation.kind});
 }
 
-static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill) {
+/* Of the channels that the run makes; `weights` are theirs. */
+static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill,
+                              struct ck_gemm_weights *weights) {
   const struct ck_op *op = run->op;
+  const struct ck_span channels = ck_channels(run);
+  const int element = op->kernels->element;
+  *weights = ck_gemm_columns(op->kernels, op->gemm, channels);
   struct ck_gemm g = {
       .kernels = op->kernels,
-      .weights = op->gemm,
+      .weights = weights,
       .fill = fill_depthwise,
       .context = fill,
       .run = run,
-      .residual = run->residual,
-      .y = run->y,
+      .residual = run->residual ? ck_at(run->residual, channels.begin, element) : NULL,
+      .y = run->y ? ck_at_mut(run->y, channels.begin, element) : NULL,
       .y_step = op->conv.out_channels,
       .activation = op->conv.activation,
   };
@@ -37,7 +42,8 @@ static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill 
 }
 
 ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
-  const struct ck_gemm g = gemm_of(run, NULL);
+  struct ck_gemm_weights weights;
+  const struct ck_gemm g = gemm_of(run, NULL, &weights);
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   const struct ck_blocking b = ck_gemm_blocking(&g);
@@ -49,7 +55,8 @@ ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
 
 void ck_sepconv_run(const struct ck_run *run, void *workspace) {
   struct ck_dw_fill fill = {.run = run};
-  const struct ck_gemm g = gemm_of(run, &fill);
+  struct ck_gemm_weights weights;
+  const struct ck_gemm g = gemm_of(run, &fill, &weights);
   size_t gemm = 0;
   ck_gemm_workspace(&g, &gemm);
   fill.scratch = (char *)workspace + gemm;

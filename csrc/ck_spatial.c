@@ -131,8 +131,9 @@ static void run_block(struct step *s) {
   const int64_t first = block->x * run->op->conv.window.stride_w - run->image.pad_left;
   const struct ck_span inside = ck_span_inside(first, 1, run->image.width, whole);
   const struct ck_span left = {0, inside.begin}, right = {inside.end, s->lines.columns};
-  for (s->channel = 0; s->channel < run->out_channels; s->channel += s->lines.channels) {
-    s->channels = ck_min(s->lines.channels, run->out_channels - s->channel);
+  const struct ck_span channels = ck_channels(run);
+  for (s->channel = channels.begin; s->channel < channels.end; s->channel += s->lines.channels) {
+    s->channels = ck_min(s->lines.channels, channels.end - s->channel);
     column_step(s, 0, s->lines.shift, left, true);
     column_step(s, 0, s->lines.shift, right, true);
     for (int64_t r = 0; r < block->rows; r += 2) {
@@ -158,6 +159,6 @@ void ck_spatial_run(const struct ck_run *run, void *workspace) {
     lines_of(run, block.cols, &s.lines);
     run_block(&s);
     const int64_t at = (block.image * run->out_h + block.y) * run->out_w + block.x;
-    ck_dw_finish(run, at * run->out_channels, block.pixels * run->out_channels);
+    ck_dw_finish_pixels(run, at, block.pixels);
   }
 }

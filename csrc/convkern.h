@@ -1,8 +1,12 @@
 /* convkern: the convolutions of light networks, as a plain C11 library.
  *
  * An operation is created once from its weights (they are packed for one ISA), run any number of
- * times from any number of threads, and destroyed. Nothing here aborts, prints or keeps global
- * state. The caller owns x, residual, y and the workspace; ck_op_workspace_size says how much.
+ * times from any number of threads, and destroyed. Nothing here aborts or prints. The caller owns
+ * x, residual, y and the workspace; ck_op_workspace_size says how much.
+ *
+ * A run takes at most as many threads as its caller allows: its own, and others from a pool that
+ * sleeps between runs. Fewer take part where there is little to do, and only the caller's where the
+ * pool is in use. The result is the same to the last bit.
  *
  * Images are contiguous, NHWC or NCHW. Weights come with their strides, so that HWIO and OIHW are
  * the same thing to the packer. Sums run over the kernel without flipping it (cross-correlation).
@@ -120,11 +124,16 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
                             const void *bias, ck_op **op);
 void ck_op_destroy(ck_op *op);
 
-ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, size_t *bytes);
+/* For at most so many threads. */
+ck_status ck_op_workspace_size(const ck_op *op, const ck_image *image, int threads, size_t *bytes);
 
 /* residual may be null; y overlaps neither x nor residual. The workspace need not be aligned. */
 ck_status ck_op_run(const ck_op *op, const ck_image *image, const void *x, const void *residual,
-                    void *y, void *workspace, size_t workspace_bytes);
+                    void *y, int threads, void *workspace, size_t workspace_bytes);
+
+/* How much a thread must have to do before another is woken for it, in vectors of multiply-adds;
+ * gives what it was. Not between the size of a workspace and its use. */
+int64_t ck_set_least_work(int64_t vectors);
 
 /* A workspace, kept for the next call when it is given back: from any thread, null where there is
  * no memory. Callers may as well use memory of their own. */
@@ -133,9 +142,9 @@ void ck_workspace_give(void *workspace);
 
 /* The same for a deformable convolution, which ck_op_run refuses. */
 ck_status ck_deform_workspace_size(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                                   size_t *bytes);
+                                   int threads, size_t *bytes);
 ck_status ck_deform_run(const ck_op *op, const ck_image *image, const ck_deform *deform,
-                        const void *x, const void *residual, void *y, void *workspace,
+                        const void *x, const void *residual, void *y, int threads, void *workspace,
                         size_t workspace_bytes);
 
 /* The size of the output, in checked 64-bit arithmetic. */
@@ -157,16 +166,18 @@ typedef struct ck_pool {
 
 ck_status ck_pool_output_size(const ck_pool *pool, const ck_image *image, int64_t *out_h,
                               int64_t *out_w);
-ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, size_t *bytes);
+ck_status ck_pool_workspace_size(const ck_pool *pool, const ck_image *image, int threads,
+                                 size_t *bytes);
 
 /* y does not overlap x. The workspace need not be aligned. */
 ck_status ck_pool_run(const ck_pool *pool, const ck_image *image, const void *x, void *y,
-                      void *workspace, size_t workspace_bytes);
+                      int threads, void *workspace, size_t workspace_bytes);
 
 /* A network, planned for images of one size and run in one call. Its arrays are numbered: 0 is the
  * input, i + 1 is what step i makes, and what the last makes is the output. Steps run in order. A
  * plan keeps its operations, which must outlive it, and places all other arrays in its workspace;
- * any number of threads may run it, each with a workspace of its own. */
+ * any number of threads may run it, each with a workspace of its own. A run takes at most so many
+ * threads of the pool; ck_set_least_work makes it fail with CK_E_WORKSPACE from then on. */
 typedef struct ck_step {
   const ck_op *op;      /* a convolution; null: */
   ck_pool pool;         /* a pooling */
@@ -179,7 +190,7 @@ typedef struct ck_step {
 typedef struct ck_plan ck_plan;
 
 /* On failure *plan is null; CK_E_SHAPE where an array has not the size that a step wants. */
-ck_status ck_plan_create(const ck_step *steps, int64_t count, ck_plan **plan);
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **plan);
 void ck_plan_destroy(ck_plan *plan);
 size_t ck_plan_workspace_size(const ck_plan *plan);
 

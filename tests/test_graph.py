@@ -366,7 +366,7 @@ def test_a_plan_outlives_its_graph():
     net = ck.Sequential([ck.DepthwiseConv2d(random(3, 3, 4))])
     x = random(9, 9, 4)
     expected = net(x)
-    program = net._program(x.shape, x.dtype).packed
+    program = net._program(x.shape, x.dtype, 2).packed
     del net
     y = np.empty_like(expected)
     program.run(x, y)

@@ -15,7 +15,7 @@ import numpy as np
 import reference
 
 ROOT = Path(__file__).parents[1]
-FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-pthread"]
 OK, E_SHAPE, E_OVERFLOW, E_ISA = 0, -2, -3, -5  # of ck_status
 
 # struct header of run_vectors.c. The sizes are those of the structures of convkern.h.

@@ -6,7 +6,8 @@
  *   run_vectors touch inside|before|after   one byte of an array, or of its neighbours: a crash
  *
  * Every array lies against an unmapped page, inputs in read-only pages. A case runs twice, with the
- * unmapped pages before and after the arrays, and must give the same bits. The caller's rounding
+ * unmapped pages before the arrays on one thread and after them on some, however little there is to
+ * do, and must give the same bits. The caller's rounding
  * mode and exception flags are unusual, must not matter, and must come back as they were.
  */
 #define _DEFAULT_SOURCE
@@ -24,6 +25,7 @@
 enum kind { CONV2D, DEPTHWISE, SEPARABLE, MAX_POOL, AVG_POOL, DEFORM, SPATIAL };
 enum array { X, RESIDUAL, W, BIAS, DW, DW_BIAS, OFFSET, MASK, ARRAYS };
 enum side { BEFORE, AFTER, SIDES };
+enum { SOME_THREADS = 3 };
 
 /* What a case begins with; its arrays follow. HEADER in tests/vectors.py is the same. */
 struct header {
@@ -175,20 +177,22 @@ static ck_deform deform_of(const struct vector_case *c, void *const *array) {
   return (ck_deform){array[OFFSET], array[MASK], c->header.offset_groups};
 }
 
-static ck_status workspace_size(const struct vector_case *c, const ck_op *op, size_t *bytes) {
+static ck_status workspace_size(const struct vector_case *c, const ck_op *op, int threads,
+                                size_t *bytes) {
   const ck_deform deform = {.groups = c->header.offset_groups};
-  if (is_pool(c)) return ck_pool_workspace_size(&c->pool, &c->image, bytes);
-  if (is_deform(c)) return ck_deform_workspace_size(op, &c->image, &deform, bytes);
-  return ck_op_workspace_size(op, &c->image, bytes);
+  if (is_pool(c)) return ck_pool_workspace_size(&c->pool, &c->image, threads, bytes);
+  if (is_deform(c)) return ck_deform_workspace_size(op, &c->image, &deform, threads, bytes);
+  return ck_op_workspace_size(op, &c->image, threads, bytes);
 }
 
 static ck_status call(const struct vector_case *c, const ck_op *op, void *const *array, void *y,
-                      void *workspace, size_t bytes) {
+                      int threads, void *workspace, size_t bytes) {
   const ck_deform deform = deform_of(c, array);
-  if (is_pool(c)) return ck_pool_run(&c->pool, &c->image, array[X], y, workspace, bytes);
+  if (is_pool(c)) return ck_pool_run(&c->pool, &c->image, array[X], y, threads, workspace, bytes);
   if (is_deform(c))
-    return ck_deform_run(op, &c->image, &deform, array[X], array[RESIDUAL], y, workspace, bytes);
-  return ck_op_run(op, &c->image, array[X], array[RESIDUAL], y, workspace, bytes);
+    return ck_deform_run(op, &c->image, &deform, array[X], array[RESIDUAL], y, threads, workspace,
+                         bytes);
+  return ck_op_run(op, &c->image, array[X], array[RESIDUAL], y, threads, workspace, bytes);
 }
 
 static int64_t output_count(const struct vector_case *c) {
@@ -232,26 +236,27 @@ static void check_offsets(const struct vector_case *c, const ck_op *op, void *co
   const ck_status wrong = c->image.batch ? CK_E_NULL : CK_OK;
   if (is_pool(c)) return;
   if (!is_deform(c)) {
-    if (ck_deform_run(op, &c->image, &deform, array[X], NULL, y, workspace, bytes) != CK_E_SHAPE)
+    if (ck_deform_run(op, &c->image, &deform, array[X], NULL, y, 1, workspace, bytes) != CK_E_SHAPE)
       fail("took offsets that it has no use for");
-  } else if (ck_op_run(op, &c->image, array[X], NULL, y, workspace, bytes) != CK_E_NULL ||
-             ck_deform_run(op, &c->image, &none, array[X], NULL, y, workspace, bytes) != wrong) {
+  } else if (ck_op_run(op, &c->image, array[X], NULL, y, 1, workspace, bytes) != CK_E_NULL ||
+             ck_deform_run(op, &c->image, &none, array[X], NULL, y, 1, workspace, bytes) != wrong) {
     fail("did without offsets");
   }
 }
 
 static ck_status run_op(const struct vector_case *c, const ck_op *op, void *const *array,
                         enum side unmapped, void *y, size_t y_bytes) {
+  const int threads = unmapped == BEFORE ? 1 : SOME_THREADS;
   size_t bytes;
-  ck_status status = workspace_size(c, op, &bytes);
+  ck_status status = workspace_size(c, op, threads, &bytes);
   if (status != CK_OK) return status;
   struct guarded workspace = guarded_new(bytes, unmapped), out = guarded_new(y_bytes, unmapped);
-  if (bytes && call(c, op, array, out.data, workspace.data, bytes - 1) !=
+  if (bytes && call(c, op, array, out.data, threads, workspace.data, bytes - 1) !=
                    (c->image.batch ? CK_E_WORKSPACE : CK_OK))
     fail("a workspace that is too small was taken");
   check_offsets(c, op, array, out.data, workspace.data, bytes);
   set_odd_environment();
-  status = call(c, op, array, out.data, workspace.data, bytes);
+  status = call(c, op, array, out.data, threads, workspace.data, bytes);
   check_odd_environment();
   memcpy(y, out.data, y_bytes);
   guarded_free(&workspace);
@@ -286,7 +291,7 @@ static void run_case(const struct vector_case *c, FILE *results) {
   ck_op *op;
   int64_t answer[2] = {create(c, c->array, &op), 0}; /* status, elements */
   size_t bytes;
-  if (answer[0] == CK_OK) answer[0] = workspace_size(c, op, &bytes);
+  if (answer[0] == CK_OK) answer[0] = workspace_size(c, op, 1, &bytes);
   ck_op_destroy(op);
   if (answer[0] == CK_OK) answer[1] = output_count(c);
   bytes = (size_t)answer[1] * c->element;
@@ -319,14 +324,15 @@ static void check_nulls(void) {
       ck_deform_create(NULL, NULL, NULL, &d) != CK_E_NULL || d ||
       ck_spatial_create(NULL, NULL, NULL, NULL, &e) != CK_E_NULL || e)
     fail("made an operation of nothing");
-  if (ck_deform_run(NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL)
+  if (ck_deform_run(NULL, NULL, NULL, NULL, NULL, NULL, 1, NULL, 0) != CK_E_NULL)
     fail("deformed nothing");
-  if (ck_pool_run(NULL, NULL, NULL, NULL, NULL, 0) != CK_E_NULL) fail("pooled nothing");
+  if (ck_pool_run(NULL, NULL, NULL, NULL, 1, NULL, 0) != CK_E_NULL) fail("pooled nothing");
 }
 
 static int run(const char *isa, const char *cases_path, const char *results_path) {
   FILE *cases = fopen(cases_path, "rb"), *results = fopen(results_path, "wb");
   if (!cases || !results) fail("cannot open %s and %s", cases_path, results_path);
+  ck_set_least_work(1);
   struct vector_case c;
   check_nulls();
   for (; read_case(cases, isa_of(isa), &c); ++current_case) {
