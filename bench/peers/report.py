@@ -116,7 +116,8 @@ def _about(report: dict[str, Any]) -> Iterator[str]:
         f"{machine['cpu']}, {machine['isa']}, float32, {report['date'][:10]}: a peer's time over "
         f"convkern's, medians of paired ratios over the quiet ones of {rounds} interleaved rounds "
         f"(nop rate within {1 - QUIET_FRACTION:.0%} of the best, {machine['nop_ghz']:.1f} GHz; at "
-        f"most {MAX_WAITED:.0%} of the time spent waiting for a CPU). {LOSES} marks where convkern is the slower. Every output was checked."
+        f"most {MAX_WAITED:.0%} of the time spent waiting for a CPU). {LOSES} marks where convkern "
+        f"is the slower. Every output was checked."
     )
     unfair = [NAMES[name] for name in report["peers"] if name not in report["fair"]]
     if unfair:
