@@ -125,6 +125,14 @@ static ck_fill_fn *fill_of(const struct ck_run *run) {
   return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
 }
 
+/* A pointwise convolution's output pixels are the image's, which can be multiplied where they are,
+ * unless the rows of a tile would all fall into one set of L1: a way of it is 4 KiB. */
+static bool reads_in_place(const struct ck_run *run) {
+  const ck_window *w = &run->op->conv.window;
+  const int64_t pixel = run->op->conv.in_channels * run->op->kernels->element;
+  return w->stride_h == 1 && w->stride_w == 1 && pixel % 4096 != 0;
+}
+
 /* The GEMM of one group. */
 static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
                               const struct ck_conv_fill *fill) {
@@ -143,6 +151,10 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
       .y_step = planar ? plane : op->conv.out_channels,
       .activation = op->conv.activation,
   };
+  if (g.fill == ck_fill_pointwise && reads_in_place(run)) {
+    g.pixels = ck_at(run->x, fill ? fill->first_channel : 0, op->kernels->element);
+    g.pixel_step = op->conv.in_channels;
+  }
   return g;
 }
 

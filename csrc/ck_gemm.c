@@ -61,10 +61,16 @@ struct cut {
   int64_t pixels; /* of one block */
 };
 
+/* A fill by a depthwise that stages its rows stages those again that a block shares with the one
+ * before it. */
+static bool restages(const struct ck_run *run) {
+  return run->op->kind == CK_OP_SEPARABLE && run->op->conv.window.kernel_h > 1 && !ck_dw_3x3(run);
+}
+
 /* A panel of weights takes at most an eighth of L2. Where all weights stay in L2, a small block is
  * best, because its input is still near when it is multiplied; where they do not, a large one,
- * which reads them less often. Planes take a large one too: the fewer ends of rows, the fewer idle
- * lanes. */
+ * which reads them less often. So does what is staged; and planes, because the fewer ends of rows,
+ * the fewer idle lanes. */
 static struct cut cut_of(const struct ck_gemm *g) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
@@ -74,7 +80,8 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
   const bool resident = w->terms < l2 / 2 / w->columns;
   const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
-  const int64_t steps = (resident && !planar(g) ? l2 / 16 : l2 / 4) / (terms * step);
+  const bool small = resident && !planar(g) && !restages(g->run);
+  const int64_t steps = (small ? l2 / 16 : l2 / 4) / (terms * step);
   return (struct cut){terms, ck_max(1, steps) * step};
 }
 
@@ -174,6 +181,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   const int64_t steps = ck_ceil_div(end - begin, k->lanes); /* of one call */
   const int64_t calls = deal.tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
+      .a_step = panel->row_step,
+      .a_next = panel->next,
       .c_step = g->y_step,
       .terms = end - begin,
       .low = last ? g->activation.low : -INFINITY,
@@ -192,8 +201,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
                              k->element, steps * deal.tiles);
     int64_t at = first * g->y_step + column;
+    args.a = ck_at(panel->data, g->pixels ? begin : 0, k->element);
     for (int64_t t = 0; t < deal.tiles; ++t) {
-      args.a = ck_at(panel->data, t * tile_step, k->element);
       args.c = ck_at_mut(g->y, at, k->element);
       args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
       args.rows = (int)ck_deal_rows(&deal, t);
@@ -202,6 +211,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
         k->activate(
             &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
       at += args.rows * g->y_step;
+      args.a = ck_at(args.a, g->pixels ? args.rows * g->pixel_step : tile_step, k->element);
       args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
       args.ahead[1].at += args.ahead[1].lines * steps * CK_ALIGN;
     }
@@ -228,6 +238,8 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   const int64_t start = place_in_planes(g, block);
   const int64_t steps = ck_ceil_div(end - begin, k->lanes);
   struct ck_gemm_args args = {
+      .a_step = k->lanes,
+      .a_next = (int64_t)k->gemm_rows * k->lanes,
       .c_step = g->y_step,
       .terms = end - begin,
       .low = last ? g->activation.low : -INFINITY,
@@ -257,6 +269,11 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   }
 }
 
+/* The number of a block's first pixel, among all of the output's. */
+static int64_t pixel_of(const struct ck_gemm *g, const struct ck_block *block) {
+  return (block->image * g->run->out_h + block->y) * g->run->out_w + block->x;
+}
+
 /* Where each pixel of a block goes in the panel. */
 static void place_pixels(int64_t *offset, const struct ck_deal *deal, int64_t tile_step,
                          int64_t lanes) {
@@ -269,8 +286,14 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
                                 const struct cut *cut, int64_t *offset, void *data) {
   const struct ck_kernels *k = g->kernels;
   const int64_t group = group_pixels(k), tile_step = k->gemm_rows * cut->terms;
-  struct ck_panel panel = {.data = data};
-  if (planar(g)) {
+  struct ck_panel panel = {
+      .data = data, .row_step = k->lanes, .next = (int64_t)k->gemm_rows * k->lanes};
+  if (g->pixels) {
+    const int64_t first = pixel_of(g, block);
+    panel.data = (void *)ck_at(g->pixels, first * g->pixel_step, k->element); /* nobody writes */
+    panel.row_step = g->pixel_step;
+    panel.next = k->lanes;
+  } else if (planar(g)) {
     const int64_t rest = block->pixels % group; /* few pixels make a group of one vector */
     panel.group_step = group * cut->terms;
     panel.narrow = rest && rest <= k->lanes ? block->pixels - rest : INT64_MAX;
@@ -290,7 +313,7 @@ static void run_block(const struct ck_gemm *g, const struct cut *cut, const stru
   const int64_t terms = g->weights->terms;
   for (int64_t begin = 0; begin < terms; begin += cut->terms) {
     const int64_t end = ck_min(begin + cut->terms, terms);
-    g->fill(g->context, block, begin, end, panel);
+    if (!g->pixels) g->fill(g->context, block, begin, end, panel);
     if (planar(g))
       multiply_planar(g, block, panel, begin, end);
     else
@@ -334,7 +357,6 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
     if (crossed(g))
       cross_block(g, &rows, &cut, &block, &next, &panel);
     else
-      run_block(g, &cut, &block, &next, &panel,
-                (block.image * blocking.out_h + block.y) * blocking.out_w + block.x);
+      run_block(g, &cut, &block, &next, &panel, pixel_of(g, &block));
   }
 }

@@ -36,7 +36,8 @@
 /* The panel: the GEMM's left operand, one tile of output pixels after the other. With L lanes and
  * MR rows a tile is [terms / L][MR][L], so that a depthwise kernel stores whole vectors of channels
  * into it and the GEMM broadcasts one term of each pixel from it. `offset` tables give the element
- * at which each pixel's first term lies; MR * L further on come its next L terms. */
+ * at which each pixel's first term lies; MR * L further on come its next L terms. Where pixels can
+ * be multiplied in the image itself, that is the panel. */
 
 /* Memory to bring into L2 while a kernel computes: so many lines for every L terms, up to end. */
 struct ck_ahead {
@@ -52,7 +53,8 @@ struct ck_gemm_args {
   const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
-  int64_t c_step; /* elements from one row of c to the next */
+  int64_t c_step;         /* elements from one row of c to the next */
+  int64_t a_step, a_next; /* elements from one row of a to the next, from L terms to the next L */
   int64_t terms;
   int64_t columns; /* of c; at most vectors * L */
   int rows;        /* 1 .. MR */
@@ -363,6 +365,7 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index);
  * and the microkernel multiplies it with the packed weights. A new convolution is a new fill. */
 struct ck_panel {
   void *data;
+  int64_t row_step, next;     /* elements from one row of a tile, from L terms to the next L */
   const int64_t *offset;      /* one entry per pixel of the block; not in NCHW */
   int64_t elements;           /* in use, from data on */
   int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
@@ -376,6 +379,8 @@ struct ck_gemm {
   const struct ck_gemm_weights *weights;
   ck_fill_fn *fill;
   const void *context;
+  const void *pixels;       /* null, or these are the panel, and nothing is filled: */
+  int64_t pixel_step;       /* their terms lie side by side, one output pixel's after the other's */
   const struct ck_run *run; /* the image and the window that the blocks read */
   const void *residual;     /* null, or laid out as y */
   void *y;                  /* at this GEMM's first column */

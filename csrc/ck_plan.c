@@ -16,12 +16,10 @@
 #include "ck_impl.h"
 
 enum {
-  MOST_STEPS = 24 /* of a group */,
-  NEARER = 8 /* times as fast is L2 as what is behind it */
+  MOST_STEPS = 24,  /* of a group */
+  NEARER = 8,       /* times as fast is L2 as what is behind it */
+  CALL_BYTES = 4096 /* from behind it are moved in the time that a call of a driver takes */
 };
-
-/* What moves for each call of an operation's driver takes as long as these bytes from behind L2. */
-enum { CALL_BYTES = 4096 };
 
 /* No array is larger, so that sums of their sizes need no checks. */
 #define MOST_BYTES (INT64_MAX >> 20)
@@ -164,6 +162,10 @@ static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *r
 
 /* ------------------------------------------------------------------- which steps to group */
 
+static int64_t input_row_bytes(const struct ck_run *run) {
+  return run->image.width * run->image.channels * run->op->kernels->element;
+}
+
 /* Steps first .. end - 1 are a chain, and what is between them is read by nobody else. */
 static bool is_chain(const struct ck_plan *p, int64_t first, int64_t end) {
   if (end - first == 1) return true;
@@ -192,6 +194,14 @@ static int64_t band_bytes(const struct ck_plan *p, const struct group *g) {
   return bytes + in / (ck_max(1, last->run.out_h / g->band));
 }
 
+/* What a step reads again of its array for each band, or moves. What it stages costs as much again
+ * as a copy. */
+static int64_t again_bytes(const struct step *s) {
+  const ck_window *w = &s->run.op->conv.window;
+  const int64_t shared = ck_max(0, ck_rows_under(&s->run, 1) - w->stride_h);
+  return shared * input_row_bytes(&s->run) * (ck_dw_3x3(&s->run) ? 1 : 2);
+}
+
 static int64_t room(void) { return ck_cpu_l2_bytes() * 3 / 4; }
 
 /* The cost of a group, in bytes from behind L2; its band is chosen on the way. Less than 0: it does
@@ -212,8 +222,9 @@ static int64_t cost_of(const struct ck_plan *p, struct group *g) {
   }
   const int64_t bands = ck_ceil_div(last->run.out_h, g->band);
   int64_t inside = 0; /* goes to L2 and back */
-  for (int64_t i = g->first + 1; i < g->end; ++i) inside += p->array[i].bytes;
-  return bytes + (2 * inside + bands * weights) / NEARER + bands * (g->end - g->first) * CALL_BYTES;
+  for (int64_t i = g->first + 1; i < g->end; ++i)
+    inside += 2 * p->array[i].bytes + bands * again_bytes(&p->step[i]);
+  return bytes + (inside + bands * weights) / NEARER + bands * (g->end - g->first) * CALL_BYTES;
 }
 
 /* The cheapest way to cut the steps into groups: best[j] is that of the first j steps. */
@@ -312,11 +323,6 @@ static int64_t see_part(const struct step *s, struct ck_span rows, struct ck_run
   return ck_see_rows(&s->run, rows.begin, rows.end - rows.begin, part);
 }
 
-/* Padding for parts that read nothing else. */
-static int64_t zeros_of(const struct ck_run *part) {
-  return part->image.width * part->image.channels * part->op->kernels->element;
-}
-
 static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_t *most) {
   const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
   struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
@@ -329,7 +335,7 @@ static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_
       if (rows.begin == rows.end) continue;
       const struct step *s = &p->step[g->first + i];
       if (see_part(s, rows, &part) == s->run.image.height)
-        p->zeros = ck_max(p->zeros, zeros_of(&part));
+        p->zeros = ck_max(p->zeros, input_row_bytes(&part));
       const ck_status status = ck_run_workspace(&part, &bytes);
       if (status != CK_OK) return status;
       if (bytes > *most) *most = bytes;
@@ -393,7 +399,7 @@ static void make_rows(struct call *c, const struct group *g, int64_t i, struct c
             (size_t)((before.end - need.begin) * out_row));
   if (rows.begin == rows.end) return;
   struct ck_run part;
-  const int64_t from = see_part(s, rows, &part), in_row = zeros_of(&part);
+  const int64_t from = see_part(s, rows, &part), in_row = input_row_bytes(&part);
   if (from < s->run.image.height) {
     part.x = row_of(c, g, s->said.x, from, s->run.image.height, in_row);
   } else {

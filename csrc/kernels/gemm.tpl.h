@@ -4,10 +4,10 @@
  * Terms are summed in order from the bias on, whatever the tile, so that tiles of different heights
  * give the same bits.
  */
-enum { GEMM_MAX_VECTORS = 2 };
+enum { GEMM_MAX_VECTORS = 2, GEMM_BASES = (VF_GEMM_ROWS + 2) / 3 };
 
 CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int vectors) {
-  const real *a = g->a, *b = g->b;
+  const real *b = g->b;
   const real *bias = g->bias, *residual = g->residual;
   real *c = g->c;
   const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
@@ -48,25 +48,33 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
   }
 
   struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
+  /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
+  const int64_t a_step = g->a_step, a_next = g->a_next - VF_LANES;
+  const int bases = (rows + 2) / 3;
+  const real *a[GEMM_BASES];
+  CK_UNROLL
+  for (int q = 0; q < bases; ++q) a[q] = (const real *)g->a + 3 * q * a_step;
   for (int64_t left = g->terms; left > 0; left -= VF_LANES) {
     ck_look_ahead(&weights);
     ck_look_ahead(&input);
-    const real *a_end = a + ck_min(left, VF_LANES);
+    const real *b_end = b + ck_min(left, VF_LANES) * vectors * VF_LANES;
     CK_NO_UNROLL
-    while (a < a_end) {
+    do {
       vf w[GEMM_MAX_VECTORS];
       CK_UNROLL
       for (int j = 0; j < vectors; ++j) w[j] = vf_load(b + j * VF_LANES);
       CK_UNROLL
       for (int i = 0; i < rows; ++i) {
-        const vf pixel = vf_set1(a[i * VF_LANES]);
+        const vf pixel = vf_set1(a[i / 3][i % 3 * a_step]);
         CK_UNROLL
         for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
       }
-      a = vf_hide(a + 1); /* or the loop is unrolled, to share loads that it does not have */
+      CK_UNROLL
+      for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += vectors * VF_LANES;
-    }
-    a += (VF_GEMM_ROWS - 1) * VF_LANES;
+    } while (b < b_end);
+    CK_UNROLL
+    for (int q = 0; q < bases; ++q) a[q] += a_next;
   }
 
   const vf low = vf_set1((real)g->low), high = vf_set1((real)g->high);
