@@ -125,14 +125,92 @@ static ck_fill_fn *fill_of(const struct ck_run *run) {
   return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
 }
 
-/* A pointwise convolution's output pixels are the image's, from some row on, which can be
- * multiplied where they are, unless the rows of a tile would all fall into one set of L1: a way of
- * it is 4 KiB.
+/* A group's channels of a row of the image. */
+static void copy_row(const struct ck_conv_fill *conv, void *to, const void *from) {
+  const struct ck_run *run = conv->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const int64_t width = run->image.width, channels = run->image.channels;
+  if (conv->channels == channels)
+    memcpy(to, from, (size_t)(width * channels * k->element));
+  else
+    k->dw_stage(&(struct ck_stage_args){.to = to,
+                                        .src = from,
+                                        .src_step = channels,
+                                        .to_step = conv->channels,
+                                        .pixels = width,
+                                        .channel = conv->first_channel,
+                                        .lanes = conv->channels,
+                                        .group_in = 1,
+                                        .group_out = 1});
+}
+
+/* The rows of the image under a block, with their padding: the windows of neighbours overlap in
+ * them, and a kernel row is one run of terms. */
+static void fill_rows(const void *context, const struct ck_block *block, int64_t begin, int64_t end,
+                      const struct ck_panel *panel) {
+  const struct ck_conv_fill *conv = context;
+  const struct ck_run *run = conv->run;
+  const ck_image *image = &run->image;
+  const size_t pixel = (size_t)(conv->channels * run->op->kernels->element);
+  const size_t left = (size_t)image->pad_left * pixel, right = (size_t)image->pad_right * pixel;
+  const size_t row = (size_t)image->width * pixel;
+  const int64_t first = block->y * run->op->conv.window.stride_h - image->pad_top;
+  const int64_t last = first + ck_rows_under(run, block->rows);
+  char *to = panel->data;
+  (void)begin, (void)end; /* all terms */
+  for (int64_t y = first; y < last; ++y, to += left + row + right) {
+    const void *from = ck_dw_input_row(run, block->image, y);
+    memset(to, 0, left);
+    if (from)
+      copy_row(conv, to + left, from);
+    else
+      memset(to + left, 0, row);
+    memset(to + left + row, 0, right);
+  }
+}
+
+/* Whether a window's pixels fall into one set of L1, of which a way is 4 KiB. */
+static bool conflicts(const struct ck_run *run, int64_t row_step) {
+  return row_step * run->op->kernels->element % 4096 == 0;
+}
+
+/* Of few channels the im2col is made of short pieces, and takes as long as the sums: kernel rows of
+ * up to so many vectors are multiplied in rows of the image, where these are not short themselves.
  */
-static bool reads_in_place(const struct ck_run *run) {
+enum { MOST_VECTORS = 8 };
+
+static struct ck_view rows_of(const struct ck_gemm *g) {
+  const struct ck_run *run = g->run;
+  const ck_conv *conv = &run->op->conv;
+  const ck_window *w = &conv->window;
+  const int64_t channels = conv->in_channels / conv->groups, line = w->kernel_w * channels;
+  const int64_t columns = run->image.width + run->image.pad_left + run->image.pad_right;
+  const struct ck_view none = {0};
+  struct ck_view view = {.run = line};
+  int64_t pitch;
+  if (!ck_mul(columns, channels, &pitch) || !ck_mul(w->stride_w, channels, &view.row_step) ||
+      !ck_mul(w->stride_h, pitch, &view.line_step) || !ck_mul(w->dilation_h, pitch, &view.next))
+    return none;
+  const struct ck_blocking b = ck_gemm_blocking(g);
+  const bool one_range = g->weights->terms <= ck_gemm_range(g);
+  const bool fits = ck_rows_under(run, b.rows) <= b.rows * b.cols * g->weights->terms / pitch;
+  const bool shorter = b.cols < b.out_w || b.cols < g->kernels->gemm_rows;
+  const bool few = line <= MOST_VECTORS * run->op->kernels->lanes && w->dilation_w == 1;
+  return few && fits && one_range && !shorter && !conflicts(run, view.row_step) ? view : none;
+}
+
+/* A pointwise convolution's output pixels are the image's, from some row on. */
+static struct ck_view image_of(const struct ck_gemm *g, const struct ck_conv_fill *fill) {
+  const struct ck_run *run = g->run;
   const ck_window *w = &run->op->conv.window;
-  const int64_t pixel = run->op->conv.in_channels * run->op->kernels->element;
-  return w->stride_h == 1 && w->stride_w == 1 && pixel % 4096 != 0;
+  const int64_t pixel = run->image.channels, lanes = run->op->kernels->lanes;
+  if (w->stride_h > 1 || w->stride_w > 1 || conflicts(run, pixel)) return (struct ck_view){0};
+  const int64_t skipped = -run->image.pad_top * run->image.width * pixel;
+  const int64_t first = skipped + (fill ? fill->first_channel : 0);
+  return (struct ck_view){.pixels = run->x ? ck_at(run->x, first, run->op->kernels->element) : NULL,
+                          .row_step = pixel,
+                          .run = lanes,
+                          .next = lanes};
 }
 
 /* The GEMM of those channels of one group that the run makes; `weights` are theirs. */
@@ -157,12 +235,9 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
       .y_step = planar ? plane : op->conv.out_channels,
       .activation = op->conv.activation,
   };
-  if (g.fill == ck_fill_pointwise && reads_in_place(run)) {
-    const int64_t pixel = -run->image.pad_top * run->image.width;
-    const int64_t at = pixel * op->conv.in_channels + (fill ? fill->first_channel : 0);
-    g.pixels = run->x ? ck_at(run->x, at, op->kernels->element) : NULL;
-    g.pixel_step = op->conv.in_channels;
-  }
+  if (g.fill == ck_fill_pointwise) g.view = image_of(&g, fill);
+  if (g.fill == fill_im2col) g.view = rows_of(&g);
+  if (g.fill == fill_im2col && g.view.row_step) g.fill = fill_rows;
   return g;
 }
 

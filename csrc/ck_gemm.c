@@ -135,6 +135,8 @@ ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   return CK_OK;
 }
 
+int64_t ck_gemm_range(const struct ck_gemm *g) { return cut_of(g).terms; }
+
 struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g) {
   const struct cut cut = cut_of(g);
   return blocking_of(g, &cut);
@@ -176,12 +178,13 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
   const bool last = end == w->terms;
-  const struct ck_deal deal = ck_deal_of(block->pixels, k);
-  const int64_t tile_step = panel->elements / deal.tiles;
-  const int64_t steps = ck_ceil_div(end - begin, k->lanes); /* of one call */
-  const int64_t calls = deal.tiles * ck_ceil_div(w->columns, w->panel_columns);
+  const struct ck_deal deal = ck_deal_of(block->pixels / panel->lines, k);
+  const int64_t tiles = deal.tiles * panel->lines;
+  const int64_t steps = ck_ceil_div(end - begin, panel->run); /* of one call */
+  const int64_t calls = tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
       .a_step = panel->row_step,
+      .a_run = panel->run,
       .a_next = panel->next,
       .c_step = g->y_step,
       .terms = end - begin,
@@ -200,10 +203,13 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
     args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
-                             k->element, steps * deal.tiles);
+                             k->element, steps * tiles);
     int64_t at = first * g->y_step + column;
-    args.a = ck_at(panel->data, g->pixels ? begin : 0, k->element);
-    for (int64_t t = 0; t < deal.tiles; ++t) {
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t line = i / deal.tiles, t = i % deal.tiles;
+      if (t == 0)
+        args.a =
+            ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
       args.c = ck_at_mut(g->y, at, k->element);
       args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
       args.rows = (int)ck_deal_rows(&deal, t);
@@ -212,7 +218,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
         k->activate(
             &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
       at += args.rows * g->y_step;
-      args.a = ck_at(args.a, g->pixels ? args.rows * g->pixel_step : tile_step, k->element);
+      args.a = ck_at(args.a, panel->tile_step ? panel->tile_step : args.rows * panel->row_step,
+                     k->element);
       args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
       args.ahead[1].at += args.ahead[1].lines * steps * CK_ALIGN;
     }
@@ -240,6 +247,7 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   const int64_t steps = ck_ceil_div(end - begin, k->lanes);
   struct ck_gemm_args args = {
       .a_step = k->lanes,
+      .a_run = k->lanes,
       .a_next = (int64_t)k->gemm_rows * k->lanes,
       .c_step = g->y_step,
       .terms = end - begin,
@@ -286,14 +294,17 @@ static void place_pixels(int64_t *offset, const struct ck_deal *deal, int64_t ti
 static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *block,
                                 const struct cut *cut, int64_t *offset, void *data) {
   const struct ck_kernels *k = g->kernels;
+  const struct ck_view *view = &g->view;
   const int64_t group = group_pixels(k), tile_step = k->gemm_rows * cut->terms;
-  struct ck_panel panel = {
-      .data = data, .row_step = k->lanes, .next = (int64_t)k->gemm_rows * k->lanes};
-  if (g->pixels) {
-    const int64_t first = pixel_of(g, block);
-    panel.data = (void *)ck_at(g->pixels, first * g->pixel_step, k->element); /* nobody writes */
-    panel.row_step = g->pixel_step;
-    panel.next = k->lanes;
+  struct ck_panel panel = {.data = data, .lines = 1};
+  if (view->row_step) {
+    if (view->pixels) /* nobody writes there */
+      panel.data = (void *)ck_at(view->pixels, pixel_of(g, block) * view->row_step, k->element);
+    panel.lines = view->line_step ? block->rows : 1;
+    panel.line_step = view->line_step;
+    panel.row_step = view->row_step;
+    panel.run = view->run;
+    panel.next = view->next;
   } else if (planar(g)) {
     const int64_t rest = block->pixels % group; /* few pixels make a group of one vector */
     panel.group_step = group * cut->terms;
@@ -303,6 +314,9 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
     const struct ck_deal deal = ck_deal_of(block->pixels, k);
     place_pixels(offset, &deal, tile_step, k->lanes);
     panel.offset = offset;
+    panel.tile_step = tile_step;
+    panel.row_step = panel.run = k->lanes;
+    panel.next = (int64_t)k->gemm_rows * k->lanes;
     panel.elements = deal.tiles * tile_step;
   }
   return panel;
@@ -314,7 +328,7 @@ static void run_block(const struct ck_gemm *g, const struct cut *cut, const stru
   const int64_t terms = g->weights->terms;
   for (int64_t begin = 0; begin < terms; begin += cut->terms) {
     const int64_t end = ck_min(begin + cut->terms, terms);
-    if (!g->pixels) g->fill(g->context, block, begin, end, panel);
+    if (!g->view.pixels) g->fill(g->context, block, begin, end, panel);
     if (planar(g))
       multiply_planar(g, block, panel, begin, end);
     else

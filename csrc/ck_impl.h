@@ -39,7 +39,8 @@
  * at which each pixel's first term lies; MR * L further on come its next L terms. Where pixels can
  * be multiplied in the image itself, that is the panel. */
 
-/* Memory to bring into L2 while a kernel computes: so many lines for every L terms, up to end. */
+/* Memory to bring into L2 while a kernel computes: so many lines for every run of terms, up to end.
+ */
 struct ck_ahead {
   const char *at, *end;
   int64_t lines;
@@ -53,8 +54,9 @@ struct ck_gemm_args {
   const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
-  int64_t c_step;         /* elements from one row of c to the next */
-  int64_t a_step, a_next; /* elements from one row of a to the next, from L terms to the next L */
+  int64_t c_step;        /* elements from one row of c to the next */
+  int64_t a_step;        /* elements from one row of a to the next */
+  int64_t a_run, a_next; /* terms that lie side by side; elements from there to the next such */
   int64_t terms;
   int64_t columns; /* of c; at most vectors * L */
   int rows;        /* 1 .. MR */
@@ -379,10 +381,22 @@ struct ck_block ck_block_at(const struct ck_blocking *b, int64_t index);
  * and the microkernel multiplies it with the packed weights. A new convolution is a new fill. */
 struct ck_panel {
   void *data;
-  int64_t row_step, next;     /* elements from one row of a tile, from L terms to the next L */
-  const int64_t *offset;      /* one entry per pixel of the block; not in NCHW */
-  int64_t elements;           /* in use, from data on */
+  int64_t lines, line_step; /* tiles do not go beyond a line; elements from one to the next */
+  int64_t tile_step;        /* from one tile to the next; 0: its rows are those after the last's */
+  int64_t row_step;         /* from one row of a tile to the next */
+  int64_t run, next;        /* terms that lie side by side; elements from there to the next such */
+  const int64_t *offset;    /* one entry per pixel of the block; not in NCHW */
+  int64_t elements;         /* in use, from data on */
   int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
+};
+
+/* A panel without tiles: the image where it lies, or padded rows of it that a fill has copied. Its
+ * rows are windows, which may overlap; steps are in elements. */
+struct ck_view {
+  const void *pixels; /* the window of the first output pixel; null: there is a fill */
+  int64_t row_step;   /* from the window of one output pixel to the next */
+  int64_t line_step;  /* from one row of the output to the next; 0: all follow each other */
+  int64_t run, next;  /* terms that lie side by side; from there to the next such */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,
@@ -393,8 +407,7 @@ struct ck_gemm {
   const struct ck_gemm_weights *weights;
   ck_fill_fn *fill;
   const void *context;
-  const void *pixels;       /* null, or these are the panel, and nothing is filled: */
-  int64_t pixel_step;       /* their terms lie side by side, one output pixel's after the other's */
+  struct ck_view view;      /* row_step 0: none, the fill makes tiles */
   const struct ck_run *run; /* the image and the window that the blocks read */
   const void *residual;     /* null, or laid out as y */
   void *y;                  /* at this GEMM's first column */
@@ -405,6 +418,7 @@ struct ck_gemm {
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
 struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g);
+int64_t ck_gemm_range(const struct ck_gemm *g); /* terms that are summed at once */
 
 /* The context of the fills of ck_pwconv.c, ck_conv2d.c and ck_deform.c: one group of channels. */
 struct ck_conv_fill {

@@ -2,7 +2,8 @@
 
 The machines that this runs on are shared, and their clocks drift. So every round runs every engine
 once, in another order, and only ratios of times within one round count. Each round also measures
-the FMA peak, and the rate of nops, which a neighbour on the same physical core halves.
+the FMA peak; the rate of nops, which a neighbour on the same physical core halves; and how long
+threads waited for a CPU that other processes had.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from threading import Barrier
-from time import sleep
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -27,12 +30,14 @@ from .workloads import Workload
 
 OURS = "convkern"
 # Of the largest output. Winograd, which peers may use, is outside any bound on plain sums.
-TOLERANCE = {OURS: 1e-4}
+OUR_TOLERANCE = 1e-4
 PEER_TOLERANCE = 1e-3
 # The threads of some engines spin for a while after a run; on several threads, wait for their end.
 REST_SECONDS = 5e-3
 # A neighbour stays for milliseconds; a probe takes a tenth of one, and an interrupt spoils it.
 PROBES = 3
+# More than this, and other processes had the CPUs: the kernel's own threads take far less.
+MAX_WAITED = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Sample:
         The lowest nop rate between the engines, of any thread.
     peak_gflops : float
         The FMA peak of all threads together, with convkern's instruction set.
+    waited : float
+        How long threads that could have run did not, of the time that the engines took.
     seconds : mapping of str to float
         By engine: `OURS` and the peers.
     """
@@ -55,6 +62,7 @@ class Sample:
     threads: int
     nop_ghz: float
     peak_gflops: float
+    waited: float
     seconds: Mapping[str, float]
 
     def ratio(self, peer: str) -> float:
@@ -91,17 +99,21 @@ class Contest:
         order.shuffle(names)
         peak = on_each(self.threads, ck.runtime.fma_peak_gflops)
         nops = on_each(self.threads, _nop_rate)
-        seconds = {}
+        seconds, took, waited = {}, 0.0, 0.0
         for name in names:
             sleep(REST_SECONDS if self.threads > 1 else 0)
+            start, before = perf_counter(), _seconds_waited()
             seconds[name] = time_of(self._programs[name][0])
+            waited += _seconds_waited() - before
+            took += perf_counter() - start
             nops += on_each(self.threads, _nop_rate)
-        return Sample(self.workload.name, self.threads, min(nops), sum(peak), seconds)
+        name, threads = self.workload.name, self.threads
+        return Sample(name, threads, min(nops), sum(peak), waited / took, seconds)
 
     def _check(self, name: str, got: np.ndarray) -> None:
         want = self.workload.want
         error = np.abs(got.reshape(want.shape) - want).max() / np.abs(want).max()
-        if not error <= TOLERANCE.get(name, PEER_TOLERANCE):
+        if not error <= (OUR_TOLERANCE if name == OURS else PEER_TOLERANCE):
             raise WrongResultError(
                 f"{self.workload.name}: {name} is off by {error:.3g} of the largest output"
             )
@@ -109,6 +121,16 @@ class Contest:
 
 def _nop_rate() -> float:
     return max(ck.runtime.nop_rate_ghz() for _ in range(PROBES))
+
+
+def _seconds_waited() -> float:
+    """How long this process's threads have waited for a CPU so far; 0 where Linux does not say."""
+    nanoseconds = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # of a thread that has ended
+            _ran, waited, _turns = file.read_text().split()
+            nanoseconds += int(waited)
+    return 1e-9 * nanoseconds
 
 
 def on_each(threads: int, probe: Callable[[], float]) -> list[float]:
@@ -138,7 +160,7 @@ def summarize(samples: Sequence[Sample], macs: Mapping[str, int]) -> list[dict[s
 
     Ratios are medians of paired ratios: a peer's time over convkern's in the same round, so above 1
     convkern is the faster. A round is quiet where its nop rate comes close to the best of all
-    rounds on as many threads.
+    rounds on as many threads, and its threads hardly waited.
 
     Parameters
     ----------
@@ -160,8 +182,8 @@ def summarize(samples: Sequence[Sample], macs: Mapping[str, int]) -> list[dict[s
 
 
 def _row(samples: Sequence[Sample], quiet_ghz: float, gflop: float) -> dict[str, Any]:
-    quiet = [s for s in samples if s.nop_ghz >= quiet_ghz]
-    contended = [s for s in samples if s.nop_ghz < quiet_ghz]
+    quiet = [s for s in samples if s.nop_ghz >= quiet_ghz and s.waited <= MAX_WAITED]
+    contended = [s for s in samples if s not in quiet]
     kept = quiet if len(quiet) >= MIN_QUIET_ROUNDS else samples
     engines = list(samples[0].seconds)
     fractions = [gflop / s.seconds[OURS] / s.peak_gflops for s in kept] if gflop else []

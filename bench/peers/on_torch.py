@@ -57,7 +57,7 @@ def _clamps(network: Network) -> set:
 
 
 def _layers(node) -> list:
-    """Make what comes before a residual: it takes symmetric padding alone, so others come first."""
+    """Make what comes before a residual; padding that is not symmetric is a layer of its own."""
     from torch import from_numpy, nn
 
     if isinstance(node, Deform):

@@ -15,7 +15,7 @@ import convkern as ck
 from convkern.cli._measure import MIN_QUIET_ROUNDS, QUIET_FRACTION
 
 from .libraries import PEERS
-from .measure import Sample, best_peer, summarize
+from .measure import MAX_WAITED, Sample, best_peer, summarize
 from .workloads import NETWORKS, Workload
 
 if TYPE_CHECKING:
@@ -115,8 +115,9 @@ def _about(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{machine['cpu']}, {machine['isa']}, float32, {report['date'][:10]}: a peer's time over "
         f"convkern's, medians of paired ratios over the quiet ones of {rounds} interleaved rounds "
-        f"(nop rate within {1 - QUIET_FRACTION:.0%} of the best, {machine['nop_ghz']:.1f} GHz). "
-        f"{LOSES} marks where convkern is the slower. Every output was checked."
+        f"(nop rate within {1 - QUIET_FRACTION:.0%} of the best, {machine['nop_ghz']:.1f} GHz; at "
+        f"most {MAX_WAITED:.0%} of the time spent waiting for a CPU). {LOSES} marks where convkern "
+        f"is the slower. Every output was checked."
     )
     unfair = [NAMES[name] for name in report["peers"] if name not in report["fair"]]
     if unfair:

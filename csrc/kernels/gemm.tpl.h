@@ -49,15 +49,15 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
 
   struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
   /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
-  const int64_t a_step = g->a_step, a_next = g->a_next - VF_LANES;
+  const int64_t a_step = g->a_step, a_next = g->a_next - g->a_run;
   const int bases = (rows + 2) / 3;
   const real *a[GEMM_BASES];
   CK_UNROLL
   for (int q = 0; q < bases; ++q) a[q] = (const real *)g->a + 3 * q * a_step;
-  for (int64_t left = g->terms; left > 0; left -= VF_LANES) {
+  for (int64_t left = g->terms; left > 0; left -= g->a_run) {
     ck_look_ahead(&weights);
     ck_look_ahead(&input);
-    const real *b_end = b + ck_min(left, VF_LANES) * vectors * VF_LANES;
+    const real *b_end = b + ck_min(left, g->a_run) * vectors * VF_LANES;
     CK_NO_UNROLL
     do {
       vf w[GEMM_MAX_VECTORS];
