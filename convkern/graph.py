@@ -29,7 +29,7 @@ from .layers import (
 
 __all__ = ["Graph", "Node", "Plan", "PlannedStep", "Sequential"]
 
-_KEPT_PLANS = 8  # shapes; the oldest goes first
+_KEPT_PLANS = 8  # shapes, with numbers of threads; the oldest goes first
 
 
 class Node(NamedTuple):
