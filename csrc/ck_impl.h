@@ -289,6 +289,7 @@ struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct 
                                        struct ck_span columns);
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
+void *ck_alloc_pages(size_t bytes); /* for free(): of huge pages where it is large; not zeroed */
 
 /* ------------------------------------------------------------------- an operation, and its parts
  */

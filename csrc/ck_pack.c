@@ -3,16 +3,6 @@
 
 #include "ck_impl.h"
 
-void *ck_alloc(size_t bytes) {
-  if (bytes == 0 || bytes > (size_t)PTRDIFF_MAX - CK_ALIGN) return NULL;
-  bytes = (bytes + CK_ALIGN - 1) / CK_ALIGN * CK_ALIGN;
-  void *p = aligned_alloc(CK_ALIGN, bytes);
-  if (p) memset(p, 0, bytes);
-  return p;
-}
-
-void ck_free(void *p) { free(p); }
-
 /* Room for `count` elements of one packed array, zeroed. */
 static ck_status alloc_elements(int64_t a, int64_t b, int element, void **out) {
   int64_t bytes;

@@ -26,7 +26,7 @@ void *ck_workspace_take(size_t bytes) {
   }
   if (bytes > (size_t)PTRDIFF_MAX - sizeof(struct kept) - CK_ALIGN) return NULL;
   bytes = (bytes + CK_ALIGN - 1) / CK_ALIGN * CK_ALIGN;
-  struct kept *kept = aligned_alloc(CK_ALIGN, sizeof *kept + bytes);
+  struct kept *kept = ck_alloc_pages(sizeof *kept + bytes);
   if (!kept) return NULL;
   kept->bytes = bytes;
   return kept + 1;
