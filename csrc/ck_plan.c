@@ -11,7 +11,9 @@
  * place that no array in use at the same time takes (Pisarchyk and Lee, "Efficient Memory
  * Management for Deep Neural Net Inference", arXiv 2001.03288, 2020, the greedy of section 5.2).
  *
- * Threads share each step, or its part of a band: see ck_split.c.
+ * Threads share the rows of a group's last array: each goes through bands of its own, and makes
+ * again what its first bands share with its neighbour's. Elsewhere they share each step, see
+ * ck_split.c.
  */
 #include <stdlib.h>
 
@@ -19,6 +21,7 @@
 
 enum {
   MOST_STEPS = 24,  /* of a group */
+  LEAST_ROWS = 4,   /* of a thread's part of a group */
   NEARER = 8,       /* times as fast is L2 as what is behind it */
   CALL_BYTES = 4096 /* from behind it are moved in the time that a call of a driver takes */
 };
@@ -45,6 +48,7 @@ struct step {
 struct group {
   int64_t first, end; /* steps */
   int64_t band;       /* rows of the last one's output */
+  int64_t slice;      /* bytes of a thread's workspace */
 };
 
 struct ck_plan {
@@ -152,15 +156,28 @@ static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_s
   }
 }
 
+/* How many threads go through bands of a group of their own; 1: they share each step of a band. */
+static int64_t parts_of(const struct ck_plan *p, const struct group *g) {
+  const int64_t most = p->step[g->end - 1].run.out_h / LEAST_ROWS;
+  return ck_max(1, ck_min(ck_min(p->threads, CK_MAX_THREADS), most));
+}
+
+static struct ck_span rows_of_part(const struct ck_plan *p, const struct group *g, int64_t part) {
+  return ck_deal_out(p->step[g->end - 1].run.out_h, parts_of(p, g), part);
+}
+
 /* What a group keeps of the array of each step but the last: rows, or 0 where the band is not one
  * for it. Rows are needed in order, and a band's begin where the one before it still was. */
 static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *rows) {
-  const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
+  const int64_t count = g->end - g->first, parts = parts_of(p, g);
   struct ck_span need[MOST_STEPS];
   for (int64_t i = 0; i < count; ++i) rows[i] = 0;
-  for (int64_t y = 0; y < height; y += g->band) {
-    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, height)}, need);
-    for (int64_t i = 0; i < count; ++i) rows[i] = ck_max(rows[i], need[i].end - need[i].begin);
+  for (int64_t n = 0; n < parts; ++n) {
+    const struct ck_span part = rows_of_part(p, g, n);
+    for (int64_t y = part.begin; y < part.end; y += g->band) {
+      needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, part.end)}, need);
+      for (int64_t i = 0; i < count; ++i) rows[i] = ck_max(rows[i], need[i].end - need[i].begin);
+    }
   }
 }
 
@@ -271,6 +288,7 @@ static void find_lives(struct ck_plan *p) {
       made->first = made->last = n;
       made->rows = chain && i + 1 < g->end ? rows[i - g->first] : 0;
       made->size = ck_round_up(made->rows ? made->rows * made->row_bytes : made->bytes, CK_ALIGN);
+      if (made->rows) made->size *= parts_of(p, g); /* one after the other */
     }
   }
   p->array[0].size = p->array[p->steps].size = 0; /* the caller's */
@@ -327,27 +345,31 @@ static int64_t see_part(const struct step *s, struct ck_span rows, struct ck_run
   return ck_see_rows(&s->run, rows.begin, rows.end - rows.begin, part);
 }
 
-static ck_status run_bytes(const struct ck_plan *p, const struct ck_run *run, size_t *bytes) {
+/* The workspace of a step, or a part of it, on so many threads. */
+static ck_status run_bytes(const struct ck_run *run, int threads, size_t *bytes) {
   struct ck_split split;
-  const ck_status status = ck_split_of(run, p->threads, &split);
+  const ck_status status = ck_split_of(run, threads, &split);
   *bytes = split.bytes;
   return status;
 }
 
-static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_t *most) {
-  const int64_t count = g->end - g->first, height = p->step[g->end - 1].run.out_h;
+/* The largest workspace of any step, in all the bands of a thread's part. */
+static ck_status part_workspace(struct ck_plan *p, const struct group *g, struct ck_span rows,
+                                size_t *most) {
+  const int64_t count = g->end - g->first;
+  const int threads = parts_of(p, g) > 1 ? 1 : p->threads;
   struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
-  for (int64_t y = 0; y < height; y += g->band) {
-    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, height)}, need);
+  for (int64_t y = rows.begin; y < rows.end; y += g->band) {
+    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, need);
     for (int64_t i = 0; i < count; ++i) {
-      const struct ck_span rows = missing(&kept[i], need[i]);
+      const struct ck_span some = missing(&kept[i], need[i]);
       struct ck_run part;
       size_t bytes;
-      if (rows.begin == rows.end) continue;
+      if (some.begin == some.end) continue;
       const struct step *s = &p->step[g->first + i];
-      if (see_part(s, rows, &part) == s->run.image.height)
-        p->zeros = ck_max(p->zeros, input_row_bytes(&part));
-      const ck_status status = run_bytes(p, &part, &bytes);
+      if (see_part(s, some, &part) == s->run.image.height)
+        p->zeros = ck_max(p->zeros, ck_round_up(input_row_bytes(&part), CK_ALIGN));
+      const ck_status status = run_bytes(&part, threads, &bytes);
       if (status != CK_OK) return status;
       if (bytes > *most) *most = bytes;
     }
@@ -355,19 +377,36 @@ static ck_status chain_workspace(struct ck_plan *p, const struct group *g, size_
   return CK_OK;
 }
 
+static ck_status chain_workspace(struct ck_plan *p, struct group *g, size_t *bytes) {
+  const int64_t parts = parts_of(p, g);
+  size_t most = 0;
+  int64_t all;
+  for (int64_t n = 0; n < parts; ++n) {
+    const ck_status status = part_workspace(p, g, rows_of_part(p, g, n), &most);
+    if (status != CK_OK) return status;
+  }
+  if (most > PTRDIFF_MAX - CK_ALIGN) return CK_E_OVERFLOW;
+  g->slice = ck_round_up((int64_t)most, CK_ALIGN);
+  if (!ck_mul(g->slice, parts, &all)) return CK_E_OVERFLOW;
+  *bytes = (size_t)all;
+  return CK_OK;
+}
+
 static ck_status find_workspace(struct ck_plan *p) {
   size_t most = 0, bytes = 0;
+  int64_t zeros;
   for (int64_t n = 0; n < p->groups; ++n) {
-    const struct group *g = &p->group[n];
+    struct group *g = &p->group[n];
     const struct step *s = &p->step[g->first];
     const ck_status status =
-        g->end - g->first > 1 ? chain_workspace(p, g, &most)
-        : s->said.op          ? run_bytes(p, &s->run, &bytes)
+        g->end - g->first > 1 ? chain_workspace(p, g, &bytes)
+        : s->said.op          ? run_bytes(&s->run, p->threads, &bytes)
                      : ck_pool_workspace_size(&s->said.pool, &s->said.image, p->threads, &bytes);
     if (status != CK_OK) return status;
     if (bytes > most) most = bytes;
   }
-  if (most > PTRDIFF_MAX || !ck_add(p->arena, p->zeros, &p->workspace) ||
+  if (most > PTRDIFF_MAX || !ck_mul(p->zeros, ck_max(p->threads, 1), &zeros) ||
+      !ck_add(p->arena, zeros, &p->workspace) ||
       !ck_add(p->workspace, (int64_t)most, &p->workspace) ||
       !ck_add(p->workspace, 3 * CK_ALIGN, &p->workspace))
     return CK_E_OVERFLOW;
@@ -381,6 +420,8 @@ struct call {
   const struct ck_plan *plan;
   const char *x;
   char *y, *arena, *zeros, *workspace;
+  int threads;                     /* that share a step */
+  int64_t part;                    /* of a group's rows */
   int64_t image;                   /* of the batch, which goes through a group one by one */
   struct ck_span kept[MOST_STEPS]; /* rows that are there of the arrays of a group's steps */
 };
@@ -388,7 +429,9 @@ struct call {
 static char *data_of(const struct call *c, int64_t array) {
   if (array < 0) return NULL;
   if (array == 0) return (char *)c->x; /* which nobody writes to */
-  return array == c->plan->steps ? c->y : c->arena + c->plan->array[array].at;
+  if (array == c->plan->steps) return c->y;
+  const struct array *a = &c->plan->array[array];
+  return c->arena + a->at + c->part * ck_round_up(a->rows * a->row_bytes, CK_ALIGN);
 }
 
 /* Row y of the image, for a reader that sees images of so many rows of so many bytes. */
@@ -401,7 +444,7 @@ static char *row_of(const struct call *c, const struct group *g, int64_t array, 
 
 static void run_parts(const struct call *c, const struct ck_run *run) {
   struct ck_split split;
-  ck_split_of(run, c->plan->threads, &split);
+  ck_split_of(run, c->threads, &split);
   ck_split_run(&split, c->workspace);
 }
 
@@ -428,16 +471,39 @@ static void make_rows(struct call *c, const struct group *g, int64_t i, struct c
   run_parts(c, &part);
 }
 
-static void run_chain(struct call *c, const struct group *g) {
-  const struct ck_run *last = &c->plan->step[g->end - 1].run;
+/* A group, of what the call has given. */
+struct chain {
+  const struct call *call;
+  const struct group *group;
+};
+
+static void run_part(void *context, int64_t index, int thread) {
+  const struct chain *chain = context;
+  const struct group *g = chain->group;
+  struct call c = *chain->call;
+  const struct ck_span rows = rows_of_part(c.plan, g, index);
   struct ck_span need[MOST_STEPS];
-  for (c->image = 0; c->image < last->image.batch; ++c->image) {
-    memset(c->kept, 0, sizeof c->kept);
-    for (int64_t y = 0; y < last->out_h; y += g->band) {
-      needs_of(c->plan, g, (struct ck_span){y, ck_min(y + g->band, last->out_h)}, need);
-      for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(c, g, i, need[i]);
+  (void)thread;
+  c.part = index;
+  c.zeros += index * c.plan->zeros;
+  c.workspace += index * g->slice;
+  if (parts_of(c.plan, g) > 1) c.threads = 1;
+  for (c.image = 0; c.image < c.plan->step[g->first].run.image.batch; ++c.image) {
+    memset(c.kept, 0, sizeof c.kept);
+    for (int64_t y = rows.begin; y < rows.end; y += g->band) {
+      needs_of(c.plan, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, need);
+      for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(&c, g, i, need[i]);
     }
   }
+}
+
+static void run_chain(const struct call *c, const struct group *g) {
+  struct chain chain = {c, g};
+  const int64_t parts = parts_of(c->plan, g);
+  if (parts > 1)
+    ck_parallel((int)parts, parts, run_part, &chain);
+  else
+    run_part(&chain, 0, 0);
 }
 
 static ck_status run_step(const struct call *c, int64_t i) {
@@ -462,7 +528,8 @@ ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace,
     return CK_E_WORKSPACE;
   struct call c = {.plan = p, .x = x, .y = y, .arena = ck_align(workspace)};
   c.zeros = ck_align(c.arena + p->arena);
-  c.workspace = c.zeros + p->zeros;
+  c.workspace = c.zeros + p->zeros * ck_max(p->threads, 1);
+  c.threads = p->threads;
   ck_status status = CK_OK;
   const uint64_t saved = ck_fp_enter();
   for (int64_t n = 0; n < p->groups && status == CK_OK; ++n) {
