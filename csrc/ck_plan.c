@@ -67,12 +67,30 @@ static int64_t gemm_bytes(const struct ck_gemm_weights *w, int element) {
   return w->terms * ck_round_up(w->columns, w->panel_columns ? w->panel_columns : 1) * element;
 }
 
-static int64_t weight_bytes(const ck_op *op) {
+static int64_t weight_bytes(const struct ck_run *run) {
+  const ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
   const int element = op->kernels->element;
-  int64_t bytes = op->dw.channels * w->kernel_h * w->kernel_w * element;
+  const bool spatial = op->kind == CK_OP_SPATIAL;
+  const int64_t taps = spatial ? w->kernel_h + w->kernel_w : w->kernel_h * w->kernel_w;
+  int64_t bytes = op->dw.channels * (op->gemms ? 1 : run->group_in) * taps * element;
   for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(&op->gemm[g], element);
   return bytes;
+}
+
+/* Arrays that a step reads; -1 for none. */
+enum { MOST_READ = 4 };
+
+static void arrays_read(const ck_step *s, int64_t read[MOST_READ]) {
+  read[0] = s->x;
+  read[1] = s->residual;
+  read[2] = s->offset;
+  read[3] = s->mask;
+}
+
+/* Whether array `read`, if there is one, has so many bytes. */
+static bool has_bytes(const struct ck_plan *p, int64_t read, int64_t bytes) {
+  return read < 0 || p->array[read].bytes == bytes;
 }
 
 static ck_status see_conv(const struct ck_plan *p, struct step *s, struct array *out) {
@@ -87,14 +105,14 @@ static ck_status see_conv(const struct ck_plan *p, struct step *s, struct array 
   const struct ck_run *r = &s->run;
   out->row_bytes = r->out_w * r->out_channels * op->kernels->element;
   out->bytes = r->image.batch * r->out_h * out->row_bytes;
-  s->weights = weight_bytes(op);
+  s->weights = weight_bytes(r);
   s->by_rows = op->conv.layout == CK_NHWC && op->kind != CK_OP_DEFORM;
+  if (!has_bytes(p, s->said.residual, out->bytes)) return CK_E_SHAPE;
+  if (!r->deform) return s->said.mask < 0 ? CK_OK : CK_E_SHAPE;
   const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w * s->deform.groups;
-  const int64_t pixel = r->image.batch * r->out_h * r->out_w * op->kernels->element;
-  if (s->said.offset >= 0 && p->array[s->said.offset].bytes != 2 * taps * pixel) return CK_E_SHAPE;
-  if (s->said.mask >= 0 && p->array[s->said.mask].bytes != taps * pixel) return CK_E_SHAPE;
-  return s->said.residual < 0 || p->array[s->said.residual].bytes == out->bytes ? CK_OK
-                                                                                : CK_E_SHAPE;
+  const int64_t mask = taps * (out->bytes / r->out_channels);
+  return has_bytes(p, s->said.offset, 2 * mask) && has_bytes(p, s->said.mask, mask) ? CK_OK
+                                                                                    : CK_E_SHAPE;
 }
 
 static ck_status see_pool(struct step *s, struct array *out) {
@@ -113,8 +131,9 @@ static ck_status see_pool(struct step *s, struct array *out) {
 static ck_status see_step(struct ck_plan *p, int64_t i) {
   struct step *s = &p->step[i];
   const ck_image *image = &s->said.image;
-  const int64_t read[] = {s->said.x, s->said.residual, s->said.offset, s->said.mask};
-  for (int r = 0; r < 4; ++r)
+  int64_t read[MOST_READ];
+  arrays_read(&s->said, read);
+  for (int r = 0; r < MOST_READ; ++r)
     if (read[r] > i || read[r] < (r ? -1 : 0)) return CK_E_SHAPE;
   const ck_dtype dtype = s->said.op ? s->said.op->conv.dtype : s->said.pool.dtype;
   if ((unsigned)dtype >= CK_DTYPE_COUNT || image->batch < 1) return CK_E_SHAPE;
@@ -132,53 +151,52 @@ static ck_status see_step(struct ck_plan *p, int64_t i) {
 
 /* ------------------------------------------------------------------- bands of a group */
 
-/* Rows of the array that each step of a group makes, which a band needs. */
+/* Rows that a step reads of its image for some rows of what it makes, the padding's too. */
+static struct ck_span rows_read(const struct ck_run *run, struct ck_span made) {
+  const int64_t top = made.begin * run->op->conv.window.stride_h - run->image.pad_top;
+  return (struct ck_span){top, top + ck_rows_under(run, made.end - made.begin)};
+}
+
+/* Rows of the array of each of a group's steps which a band of the last needs: a step's image ends
+ * where its padding begins, unless all is taken to be image. */
 static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_span band,
-                     struct ck_span *need) {
+                     bool all_image, struct ck_span *need) {
   const int64_t count = g->end - g->first;
-  for (int64_t i = 0; i < count; ++i) need[i] = (struct ck_span){INT64_MAX, 0};
+  for (int64_t i = 0; i < count; ++i) need[i] = (struct ck_span){INT64_MAX, INT64_MIN};
   need[count - 1] = band;
   for (int64_t i = count - 1; i >= 0; --i) {
     const struct step *s = &p->step[g->first + i];
-    const int64_t height = s->run.image.height;
-    const int64_t top = need[i].begin * s->run.op->conv.window.stride_h - s->run.image.pad_top;
-    const int64_t under = ck_rows_under(&s->run, need[i].end - need[i].begin);
-    const struct ck_span rows = {ck_min(ck_max(top, 0), height),
-                                 ck_min(ck_max(top + under, 0), height)};
-    const int64_t read[] = {s->said.x, s->said.residual};
+    const int64_t height = s->run.image.height, read[] = {s->said.x, s->said.residual};
+    struct ck_span rows[] = {rows_read(&s->run, need[i]), need[i]};
+    if (!all_image) {
+      rows[0].begin = ck_min(ck_max(rows[0].begin, 0), height);
+      rows[0].end = ck_min(ck_max(rows[0].end, 0), height);
+    }
     for (int r = 0; r < 2; ++r) {
       const int64_t from = read[r] - 1 - g->first; /* the step of the group that made it */
-      if (read[r] < 0 || from < 0) continue;
-      const struct ck_span *span = r ? &need[i] : &rows;
-      need[from].begin = ck_min(need[from].begin, span->begin);
-      need[from].end = ck_max(need[from].end, span->end);
+      if (from < 0) continue;
+      need[from].begin = ck_min(need[from].begin, rows[r].begin);
+      need[from].end = ck_max(need[from].end, rows[r].end);
     }
   }
 }
 
 /* How many threads go through bands of a group of their own; 1: they share each step of a band. */
 static int64_t parts_of(const struct ck_plan *p, const struct group *g) {
-  const int64_t most = p->step[g->end - 1].run.out_h / LEAST_ROWS;
-  return ck_max(1, ck_min(ck_min(p->threads, CK_MAX_THREADS), most));
+  return ck_max(1, ck_min(p->threads, p->step[g->end - 1].run.out_h / LEAST_ROWS));
 }
 
 static struct ck_span rows_of_part(const struct ck_plan *p, const struct group *g, int64_t part) {
   return ck_deal_out(p->step[g->end - 1].run.out_h, parts_of(p, g), part);
 }
 
-/* What a group keeps of the array of each step but the last: rows, or 0 where the band is not one
- * for it. Rows are needed in order, and a band's begin where the one before it still was. */
+/* How many rows a group keeps of each step's array. All bands need as many, but for those that
+ * reach into the padding, which need fewer. */
 static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *rows) {
-  const int64_t count = g->end - g->first, parts = parts_of(p, g);
   struct ck_span need[MOST_STEPS];
-  for (int64_t i = 0; i < count; ++i) rows[i] = 0;
-  for (int64_t n = 0; n < parts; ++n) {
-    const struct ck_span part = rows_of_part(p, g, n);
-    for (int64_t y = part.begin; y < part.end; y += g->band) {
-      needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, part.end)}, need);
-      for (int64_t i = 0; i < count; ++i) rows[i] = ck_max(rows[i], need[i].end - need[i].begin);
-    }
-  }
+  needs_of(p, g, (struct ck_span){0, g->band}, true, need);
+  for (int64_t i = 0; i < g->end - g->first; ++i)
+    rows[i] = ck_min(need[i].end - need[i].begin, p->step[g->first + i].run.out_h);
 }
 
 /* ------------------------------------------------------------------- which steps to group */
@@ -194,16 +212,15 @@ static bool is_chain(const struct ck_plan *p, int64_t first, int64_t end) {
   for (int64_t i = first; i < end; ++i)
     if (!p->step[i].by_rows || (i > first && p->step[i].said.x != i)) return false;
   for (int64_t i = end; i < p->steps; ++i) {
-    const ck_step *s = &p->step[i].said;
-    const int64_t read[] = {s->x, s->residual, s->offset, s->mask};
-    for (int r = 0; r < 4; ++r)
+    int64_t read[MOST_READ];
+    arrays_read(&p->step[i].said, read);
+    for (int r = 0; r < MOST_READ; ++r)
       if (read[r] > first && read[r] < end) return false;
   }
   return true;
 }
 
-/* The bytes that a band of a group has in use, and those that it moves more than whole arrays do.
- */
+/* The bytes that a band of a group has in use. */
 static int64_t band_bytes(const struct ck_plan *p, const struct group *g) {
   const int64_t count = g->end - g->first;
   const struct step *first = &p->step[g->first], *last = &p->step[g->end - 1];
@@ -258,7 +275,7 @@ static ck_status group_steps(struct ck_plan *p) {
   for (int64_t j = 1; j <= p->steps; ++j) {
     best[j].cost = INT64_MAX;
     for (int64_t i = j - 1; i >= ck_max(0, j - MOST_STEPS) && is_chain(p, i, j); --i) {
-      struct group g = {i, j, 0};
+      struct group g = {.first = i, .end = j};
       const int64_t cost = cost_of(p, &g);
       if (cost >= 0 && best[i].cost + cost < best[j].cost)
         best[j] = (struct way){best[i].cost + cost, g};
@@ -280,10 +297,10 @@ static void find_lives(struct ck_plan *p) {
     const bool chain = g->end - g->first > 1;
     if (chain) rows_kept(p, g, rows);
     for (int64_t i = g->first; i < g->end; ++i) {
-      const ck_step *s = &p->step[i].said;
-      const int64_t read[] = {s->x, s->residual, s->offset, s->mask};
       struct array *made = &p->array[i + 1];
-      for (int r = 0; r < 4; ++r)
+      int64_t read[MOST_READ];
+      arrays_read(&p->step[i].said, read);
+      for (int r = 0; r < MOST_READ; ++r)
         if (read[r] >= 0) p->array[read[r]].last = n;
       made->first = made->last = n;
       made->rows = chain && i + 1 < g->end ? rows[i - g->first] : 0;
@@ -360,7 +377,7 @@ static ck_status part_workspace(struct ck_plan *p, const struct group *g, struct
   const int threads = parts_of(p, g) > 1 ? 1 : p->threads;
   struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
   for (int64_t y = rows.begin; y < rows.end; y += g->band) {
-    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, need);
+    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, need);
     for (int64_t i = 0; i < count; ++i) {
       const struct ck_span some = missing(&kept[i], need[i]);
       struct ck_run part;
@@ -405,7 +422,7 @@ static ck_status find_workspace(struct ck_plan *p) {
     if (status != CK_OK) return status;
     if (bytes > most) most = bytes;
   }
-  if (most > PTRDIFF_MAX || !ck_mul(p->zeros, ck_max(p->threads, 1), &zeros) ||
+  if (most > PTRDIFF_MAX || !ck_mul(p->zeros, p->threads, &zeros) ||
       !ck_add(p->arena, zeros, &p->workspace) ||
       !ck_add(p->workspace, (int64_t)most, &p->workspace) ||
       !ck_add(p->workspace, 3 * CK_ALIGN, &p->workspace))
@@ -491,7 +508,7 @@ static void run_part(void *context, int64_t index, int thread) {
   for (c.image = 0; c.image < c.plan->step[g->first].run.image.batch; ++c.image) {
     memset(c.kept, 0, sizeof c.kept);
     for (int64_t y = rows.begin; y < rows.end; y += g->band) {
-      needs_of(c.plan, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, need);
+      needs_of(c.plan, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, need);
       for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(&c, g, i, need[i]);
     }
   }
@@ -528,7 +545,7 @@ ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace,
     return CK_E_WORKSPACE;
   struct call c = {.plan = p, .x = x, .y = y, .arena = ck_align(workspace)};
   c.zeros = ck_align(c.arena + p->arena);
-  c.workspace = c.zeros + p->zeros * ck_max(p->threads, 1);
+  c.workspace = c.zeros + p->zeros * p->threads;
   c.threads = p->threads;
   ck_status status = CK_OK;
   const uint64_t saved = ck_fp_enter();
@@ -562,7 +579,7 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   if (count < 1) return CK_E_SHAPE;
   ck_plan *p = calloc(1, sizeof *p);
   if (!p) return CK_E_NOMEM;
-  p->threads = threads;
+  p->threads = (int)ck_max(1, ck_min(threads, CK_MAX_THREADS));
   p->least_work = ck_least_work();
   ck_status status = allocate(steps, count, p);
   for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
