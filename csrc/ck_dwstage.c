@@ -4,7 +4,7 @@
  * copy costs less than the conflicts, and leaves the kernel no borders and no tails. Rows of NCHW
  * planes become rows of pixels on the way.
  *
- * A grouped convolution whose groups are narrower than a vector is the same thing: with G input
+ * A grouped convolution whose groups are at most half a vector is the same thing: with G input
  * channels a group, each kernel row is G rows, one for each channel of the group, staged so that
  * every lane has the input of its own output's group. Groups share the vector, and no lane idles.
  */

@@ -206,9 +206,9 @@ static bool planes_pay(const ck_conv *conv) {
   return is_pointwise(conv) && in * out < 256 * (in + out);
 }
 
-/* Groups narrower than a vector share one, unless they read so many channels that a window of them
- * no longer stays near; and a group of one vector that reads few channels is faster so than as a
- * GEMM of few terms. A pointwise convolution uses nothing twice that is staged: there a GEMM is
+/* Groups of at most half a vector share one, unless they read so many channels that a window of
+ * them no longer stays near; and a group of one vector that reads few channels is faster so than as
+ * a GEMM of few terms. A pointwise convolution uses nothing twice that is staged: there a GEMM is
  * faster unless most of its lanes idle, and lanes that are pixels never do. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
@@ -216,7 +216,7 @@ static bool groups_share(const ck_op *op) {
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
   if (conv->groups == 1) return false;
   if (is_pointwise(conv)) return conv->layout == CK_NHWC && 2 * out < lanes && in <= 2 * lanes;
-  return out == lanes ? in <= lanes / 4 : out < lanes && in <= 2 * lanes;
+  return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && in <= 2 * lanes;
 }
 
 static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
