@@ -192,19 +192,11 @@ def get_num_threads() -> int:
     return _num_threads
 
 
-class _PreviousThreads(int):
+class _PreviousThreads(_Restore, int):
     """The number that `set_num_threads` replaced; it comes back when a `with` block ends."""
 
-    def __enter__(self) -> int:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        set_num_threads(int(self))
+    def __new__(cls, restore: Any, previous: int) -> _PreviousThreads:
+        return int.__new__(cls, previous)
 
 
 def set_num_threads(n: int) -> _PreviousThreads:
@@ -238,7 +230,7 @@ def set_num_threads(n: int) -> _PreviousThreads:
     global _num_threads
     n = as_int("set_num_threads", "n", n, 1)
     previous, _num_threads = get_num_threads(), n
-    return _PreviousThreads(previous)
+    return _PreviousThreads(set_num_threads, previous)
 
 
 def num_threads(op: str, threads: Any) -> int:

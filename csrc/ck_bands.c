@@ -58,15 +58,19 @@ int64_t ck_rows_under(const struct ck_run *run, int64_t rows) {
   return (rows - 1) * w->stride_h + (w->kernel_h - 1) * w->dilation_h + 1;
 }
 
+struct ck_span ck_rows_read(const struct ck_run *run, struct ck_span made) {
+  const int64_t first = made.begin * run->op->conv.window.stride_h - run->image.pad_top;
+  return (struct ck_span){first, first + ck_rows_under(run, made.end - made.begin)};
+}
+
 int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck_run *part) {
   const ck_image *whole = &run->image;
   ck_image *image = &part->image;
-  const int64_t first = y * run->op->conv.window.stride_h - whole->pad_top;
-  const int64_t under = ck_rows_under(run, rows);
-  const int64_t begin = ck_max(first, 0), end = ck_min(first + under, whole->height);
+  const struct ck_span read = ck_rows_read(run, (struct ck_span){y, y + rows});
+  const int64_t begin = ck_max(read.begin, 0), end = ck_min(read.end, whole->height);
   image->height = ck_max(end - begin, 1);
-  image->pad_top = end > begin ? begin - first : under - 1;
-  image->pad_bottom = under - image->pad_top - image->height;
+  image->pad_top = end > begin ? begin - read.begin : read.end - read.begin - 1;
+  image->pad_bottom = read.end - read.begin - image->pad_top - image->height;
   part->out_h = rows;
   return end > begin ? begin : whole->height;
 }
@@ -78,7 +82,6 @@ struct bands {
   struct ck_run pixels;           /* the call on one band */
   int64_t channels, out_channels; /* of one pass over the image */
   int64_t rows;                   /* of the output, in a band */
-  int64_t reach;                  /* rows of the image under a row of the output */
   struct ck_band x;
   void *residual, *y, *rest;
 };
@@ -101,7 +104,7 @@ static int64_t rows_of(const struct bands *b) {
   const int64_t in = run->image.width * b->channels * stride;
   const int64_t out = run->out_w * b->out_channels;
   const int64_t room = band_bytes(b) / b->op.kernels->element / (in + out);
-  const int64_t shared = ck_min(ck_max(0, b->reach - stride), run->image.height);
+  const int64_t shared = ck_min(ck_max(0, ck_rows_under(run, 1) - stride), run->image.height);
   const int64_t most = ck_min(run->out_h, ck_max(room, shared / stride + 1));
   const int64_t rows = ck_ceil_div(run->out_h, ck_ceil_div(run->out_h, most));
   return ck_min(run->out_h, rows + (rows & 1)); /* depthwise kernels make pairs */
@@ -132,7 +135,6 @@ static void see_channels(struct bands *b, int64_t c) {
 }
 
 static void plan(const struct ck_run *run, struct bands *b) {
-  const ck_window *w = &run->op->conv.window;
   *b = (struct bands){.planes = run, .op = *run->op, .pixels = *run};
   b->op.conv.layout = CK_NHWC;
   b->pixels.op = &b->op;
@@ -143,13 +145,8 @@ static void plan(const struct ck_run *run, struct bands *b) {
     b->channels = ck_min(b->channels, run->op->kernels->lanes);
     b->out_channels = b->channels * run->group_out;
   }
-  b->reach = (w->kernel_h - 1) * w->dilation_h + 1;
   b->rows = rows_of(b);
   see_channels(b, 0);
-}
-
-static int64_t see_band(struct bands *b, int64_t y, int64_t rows) {
-  return ck_see_rows(b->planes, y, rows, &b->pixels);
 }
 
 static int64_t row_bytes(const struct bands *b) {
@@ -169,7 +166,7 @@ static ck_status size_of(struct bands *b, int64_t *bytes) {
   *bytes = 0;
   for (int i = 0; i < 2; ++i) {
     size_t needed;
-    see_band(b, 0, heights[i]);
+    ck_see_rows(b->planes, 0, heights[i], &b->pixels);
     const ck_status status = ck_run_workspace(&b->pixels, &needed);
     if (status != CK_OK) return status;
     *bytes = ck_max(*bytes, (int64_t)needed);
@@ -213,7 +210,7 @@ static void run_band(struct bands *b, int64_t n, int64_t c, int64_t y, int64_t r
   const int64_t plane = ck_out_plane(run), pixels = rows * run->out_w;
   const int64_t out = b->pixels.out_channels;
   const int64_t at = (n * run->out_channels + c * run->group_out) * plane + y * run->out_w;
-  hold_rows(b, see_band(b, y, rows));
+  hold_rows(b, ck_see_rows(run, y, rows, &b->pixels));
   if (run->residual)
     ck_to_pixels(k, b->residual, ck_at(run->residual, at, k->element), plane, out, pixels);
   b->pixels.x = b->x.data;

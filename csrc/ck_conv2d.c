@@ -94,16 +94,12 @@ static void fill_im2col(const void *context, const struct ck_block *block, int64
   for (int64_t r = 0; r < block->rows; ++r) {
     for (int64_t ky = begin / row_terms; ky * row_terms < end; ++ky) {
       const int64_t y = (block->y + r) * w->stride_h + ky * w->dilation_h - run->image.pad_top;
-      const bool inside = y >= 0 && y < run->image.height;
-      const int64_t pixel = (block->image * run->image.height + y) * run->image.width;
       const struct fill_row row = {
           .conv = conv,
           .panel = panel,
           .offset = panel->offset + r * block->cols,
           .first_x = block->x,
-          .row = inside
-                     ? ck_at(run->x, pixel * run->op->conv.in_channels, run->op->kernels->element)
-                     : NULL,
+          .row = ck_image_row(run, block->image, y),
           .term_begin = begin,
           .term_end = end,
       };
@@ -154,12 +150,11 @@ static void fill_rows(const void *context, const struct ck_block *block, int64_t
   const size_t pixel = (size_t)(conv->channels * run->op->kernels->element);
   const size_t left = (size_t)image->pad_left * pixel, right = (size_t)image->pad_right * pixel;
   const size_t row = (size_t)image->width * pixel;
-  const int64_t first = block->y * run->op->conv.window.stride_h - image->pad_top;
-  const int64_t last = first + ck_rows_under(run, block->rows);
+  const struct ck_span read = ck_rows_read(run, (struct ck_span){block->y, block->y + block->rows});
   char *to = panel->data;
   (void)begin, (void)end; /* all terms */
-  for (int64_t y = first; y < last; ++y, to += left + row + right) {
-    const void *from = ck_dw_input_row(run, block->image, y);
+  for (int64_t y = read.begin; y < read.end; ++y, to += left + row + right) {
+    const void *from = ck_image_row(run, block->image, y);
     memset(to, 0, left);
     if (from)
       copy_row(conv, to + left, from);

@@ -18,7 +18,7 @@ ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run) {
   return w->stride_h == 1 ? k->dwconv3x3s1 : w->stride_h == 2 ? k->dwconv3x3s2 : NULL;
 }
 
-const void *ck_dw_input_row(const struct ck_run *run, int64_t image, int64_t y) {
+const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y) {
   const ck_image *i = &run->image;
   if (y < 0 || y >= i->height) return NULL;
   return ck_at(run->x, (image * i->height + y) * i->width * i->channels, run->op->kernels->element);
@@ -54,7 +54,7 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
     args.offset = target->offset + r * block->cols;
     const int64_t first = (block->y + r) * stride - run->image.pad_top;
     for (int64_t i = 0; i < (args.out_rows - 1) * stride + 3; ++i)
-      rows[i] = ck_dw_input_row(run, block->image, first + i);
+      rows[i] = ck_image_row(run, block->image, first + i);
     ck_dw_3x3(run)(&args);
   }
 }

@@ -168,7 +168,7 @@ static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char 
   const int64_t pixel = s->ring.vectors * k->lanes;
   k->dw_stage(&(struct ck_stage_args){
       .to = to + s->before * pixel * k->element,
-      .src = ck_at(ck_dw_input_row(run, s->image, y), s->begin * image->channels, k->element),
+      .src = ck_at(ck_image_row(run, s->image, y), s->begin * image->channels, k->element),
       .src_step = image->channels,
       .to_step = pixel,
       .pixels = s->end - s->begin,

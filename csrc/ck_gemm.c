@@ -150,11 +150,9 @@ static struct ck_ahead ahead_of(const void *at, int64_t elements, int element, i
 
 /* The input rows [0, end) of its image that are read by the end of a block. */
 static int64_t rows_read(const struct ck_run *run, const struct ck_block *block) {
-  const ck_window *w = &run->op->conv.window;
-  const int64_t last = (block->y + block->rows - 1) * w->stride_h - run->image.pad_top +
-                       (w->kernel_h - 1) * w->dilation_h;
-  const int64_t reach = run->deform ? CK_DEFORM_REACH : 0;
-  return ck_max(0, ck_min(ck_min(last + 1, run->image.height) + reach, run->image.height));
+  const struct ck_span made = {block->y, block->y + block->rows};
+  const int64_t reach = run->deform ? CK_DEFORM_REACH : 0, height = run->image.height;
+  return ck_max(0, ck_min(ck_min(ck_rows_read(run, made).end, height) + reach, height));
 }
 
 /* The input that `next` reads and `block` did not. */

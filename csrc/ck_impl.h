@@ -438,6 +438,8 @@ void ck_deform_start(const struct ck_conv_fill *fill);
 
 /* Rows of the padded image under so many rows of the output. */
 int64_t ck_rows_under(const struct ck_run *run, int64_t rows);
+/* Which rows of the image, or of its padding, rows [begin, end) of the output are made from. */
+struct ck_span ck_rows_read(const struct ck_run *run, struct ck_span made);
 /* Make `part`, a copy of the run, one of output rows [y, y + rows): its height and its padding.
  * Gives the row of the image that it begins with; where all of it lies in the padding it is of one
  * row, of zeros, which is the same, and the answer is the image's height. */
@@ -523,7 +525,7 @@ void ck_dw_block_staged(const struct ck_run *run, const struct ck_block *block,
 typedef void ck_dw_3x3_kernel(const struct ck_dw_args *);
 ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run);
 /* The input row y of an NHWC image, or null where that is padding. */
-const void *ck_dw_input_row(const struct ck_run *run, int64_t image, int64_t y);
+const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
 /* ck_dwstage.c: a depthwise in NCHW. */
 ck_status ck_dw_planes_workspace(const struct ck_run *run, size_t *bytes);
 void ck_dw_planes_run(const struct ck_run *run, void *workspace);

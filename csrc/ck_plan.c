@@ -51,6 +51,8 @@ struct group {
   int64_t slice;      /* bytes of a thread's workspace */
 };
 
+static bool is_banded(const struct group *g) { return g->end - g->first > 1; }
+
 struct ck_plan {
   int64_t steps, groups;
   int threads;                     /* at most so many */
@@ -151,12 +153,6 @@ static ck_status see_step(struct ck_plan *p, int64_t i) {
 
 /* ------------------------------------------------------------------- bands of a group */
 
-/* Rows that a step reads of its image for some rows of what it makes, the padding's too. */
-static struct ck_span rows_read(const struct ck_run *run, struct ck_span made) {
-  const int64_t top = made.begin * run->op->conv.window.stride_h - run->image.pad_top;
-  return (struct ck_span){top, top + ck_rows_under(run, made.end - made.begin)};
-}
-
 /* Rows of the array of each of a group's steps which a band of the last needs: a step's image ends
  * where its padding begins, unless all is taken to be image. */
 static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_span band,
@@ -167,7 +163,7 @@ static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_s
   for (int64_t i = count - 1; i >= 0; --i) {
     const struct step *s = &p->step[g->first + i];
     const int64_t height = s->run.image.height, read[] = {s->said.x, s->said.residual};
-    struct ck_span rows[] = {rows_read(&s->run, need[i]), need[i]};
+    struct ck_span rows[] = {ck_rows_read(&s->run, need[i]), need[i]};
     if (!all_image) {
       rows[0].begin = ck_min(ck_max(rows[0].begin, 0), height);
       rows[0].end = ck_min(ck_max(rows[0].end, 0), height);
@@ -250,8 +246,7 @@ static int64_t cost_of(const struct ck_plan *p, struct group *g) {
   int64_t bytes = in + out, weights = 0;
   for (int64_t i = g->first; i < g->end; ++i) weights += p->step[i].weights;
   g->band = last->run.out_h;
-  if (g->end - g->first == 1)
-    return (bytes + weights <= room() ? bytes / NEARER : bytes) + CALL_BYTES;
+  if (!is_banded(g)) return (bytes + weights <= room() ? bytes / NEARER : bytes) + CALL_BYTES;
   if (weights > room()) return -1;
   while (band_bytes(p, g) > room()) {
     if (g->band == 1) return -1;
@@ -294,7 +289,7 @@ static void find_lives(struct ck_plan *p) {
   for (int64_t n = 0; n < p->groups; ++n) {
     const struct group *g = &p->group[n];
     int64_t rows[MOST_STEPS];
-    const bool chain = g->end - g->first > 1;
+    const bool chain = is_banded(g);
     if (chain) rows_kept(p, g, rows);
     for (int64_t i = g->first; i < g->end; ++i) {
       struct array *made = &p->array[i + 1];
@@ -416,8 +411,8 @@ static ck_status find_workspace(struct ck_plan *p) {
     struct group *g = &p->group[n];
     const struct step *s = &p->step[g->first];
     const ck_status status =
-        g->end - g->first > 1 ? chain_workspace(p, g, &bytes)
-        : s->said.op          ? run_bytes(&s->run, p->threads, &bytes)
+        is_banded(g) ? chain_workspace(p, g, &bytes)
+        : s->said.op ? run_bytes(&s->run, p->threads, &bytes)
                      : ck_pool_workspace_size(&s->said.pool, &s->said.image, p->threads, &bytes);
     if (status != CK_OK) return status;
     if (bytes > most) most = bytes;
@@ -551,7 +546,7 @@ ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace,
   const uint64_t saved = ck_fp_enter();
   for (int64_t n = 0; n < p->groups && status == CK_OK; ++n) {
     const struct group *g = &p->group[n];
-    if (g->end - g->first > 1)
+    if (is_banded(g))
       run_chain(&c, g);
     else
       status = run_step(&c, g->first);
@@ -610,7 +605,7 @@ ck_status ck_plan_place(const ck_plan *p, int64_t step, ck_place *place) {
   int64_t n = 0;
   while (p->group[n].end <= step) ++n;
   *place = (ck_place){.group = n,
-                      .band = p->group[n].end - p->group[n].first > 1 ? p->group[n].band : 0,
+                      .band = is_banded(&p->group[n]) ? p->group[n].band : 0,
                       .rows = a->rows,
                       .offset = a->size ? a->at : 0,
                       .bytes = a->size};

@@ -58,7 +58,7 @@ struct step {
 /* Where an input row begins at one of the lines' columns; null is padding. */
 static const void *input_row(const struct step *s, int64_t row, int64_t column) {
   const ck_image *image = &s->run->image;
-  const void *pixels = ck_dw_input_row(s->run, s->block->image, row);
+  const void *pixels = ck_image_row(s->run, s->block->image, row);
   if (!pixels) return NULL;
   column += s->block->x * s->run->op->conv.window.stride_w - image->pad_left;
   return ck_at(pixels, column * image->channels + s->channel, s->run->op->kernels->element);
