@@ -1,7 +1,6 @@
 /* Depthwise: the choice of kernel, blocks of an image. 3x3 at stride 1 and 2 has kernels that walk
  * over the image itself; every other window, and planes, read rows that were staged (ck_dwstage.c).
  */
-#include <math.h>
 
 #include "ck_impl.h"
 

@@ -8,7 +8,6 @@
  *
  * Sums that span several ranges of terms wait in y, so the bits do not depend on the ranges.
  */
-#include <math.h>
 
 #include "ck_impl.h"
 
@@ -142,10 +141,9 @@ struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g) {
   return blocking_of(g, &cut);
 }
 
-/* Some elements, to be brought near in the course of `steps` steps. */
-static struct ck_ahead ahead_of(const void *at, int64_t elements, int element, int64_t steps) {
-  const int64_t bytes = ck_max(0, elements) * element;
-  return (struct ck_ahead){at, (const char *)at + bytes, ck_ceil_div(bytes, CK_ALIGN * steps)};
+/* Some elements, to be brought near in the course of so many terms. */
+static struct ck_ahead ahead_of(const void *at, int64_t elements, int element, int64_t terms) {
+  return (struct ck_ahead){at, ck_max(0, elements) * element / terms};
 }
 
 /* The input rows [0, end) of its image that are read by the end of a block. */
@@ -178,8 +176,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   const bool last = end == w->terms;
   const struct ck_deal deal = ck_deal_of(block->pixels / panel->lines, k);
   const int64_t tiles = deal.tiles * panel->lines;
-  const int64_t steps = ck_ceil_div(end - begin, panel->run); /* of one call */
-  const int64_t calls = tiles * ck_ceil_div(w->columns, w->panel_columns);
+  const int64_t terms = end - begin, all = terms * tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
       .a_step = panel->row_step,
       .a_run = panel->run,
@@ -189,8 +186,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next, steps * calls)
-                                      : ahead_of(panel->data, 0, k->element, steps * calls);
+  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next, all)
+                                      : ahead_of(panel->data, 0, k->element, all);
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -201,25 +198,27 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
     args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
-                             k->element, steps * tiles);
+                             k->element, terms * tiles);
     int64_t at = first * g->y_step + column;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t line = i / deal.tiles, t = i % deal.tiles;
-      if (t == 0)
-        args.a =
-            ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
-      args.c = ck_at_mut(g->y, at, k->element);
-      args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
-      args.rows = (int)ck_deal_rows(&deal, t);
-      k->gemm(&args);
-      if (last && g->activation.kind != CK_ACT_CLAMP)
-        k->activate(
-            &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
-      at += args.rows * g->y_step;
-      args.a = ck_at(args.a, panel->tile_step ? panel->tile_step : args.rows * panel->row_step,
-                     k->element);
-      args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
-      args.ahead[1].at += args.ahead[1].lines * steps * CK_ALIGN;
+    for (int64_t line = 0; line < panel->lines; ++line) {
+      args.a = ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
+      for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
+        args.rows = (int)deal.low + !low;
+        args.tiles = low ? deal.tiles - deal.high_tiles : deal.high_tiles;
+        if (args.tiles == 0) continue;
+        const int64_t rows = args.tiles * args.rows;
+        args.a_tile = panel->tile_step ? panel->tile_step : args.rows * panel->row_step;
+        args.c = ck_at_mut(g->y, at, k->element);
+        args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
+        k->gemm(&args);
+        if (last && g->activation.kind != CK_ACT_CLAMP)
+          k->activate(
+              &(struct ck_act_args){args.c, (int)rows, args.columns, g->y_step, g->activation.kind});
+        at += rows * g->y_step;
+        args.a = ck_at(args.a, args.tiles * args.a_tile, k->element);
+        args.ahead[0].at += args.ahead[0].step * terms * args.tiles;
+        args.ahead[1].at += args.ahead[1].step * terms * args.tiles;
+      }
     }
   }
 }
@@ -242,13 +241,14 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   const int64_t tile_step = ck_round_up(w->terms, k->lanes) * k->gemm_rows;
   const int64_t group = group_pixels(k), groups = ck_ceil_div(block->pixels, group);
   const int64_t start = place_in_planes(g, block);
-  const int64_t steps = ck_ceil_div(end - begin, k->lanes);
+  const int64_t steps = end - begin;
   struct ck_gemm_args args = {
       .a_step = k->lanes,
       .a_run = k->lanes,
       .a_next = (int64_t)k->gemm_rows * k->lanes,
       .c_step = g->y_step,
       .terms = end - begin,
+      .tiles = 1,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
@@ -271,7 +271,7 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
       if (last && g->activation.kind != CK_ACT_CLAMP)
         k->activate(
             &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
-      args.ahead[0].at += args.ahead[0].lines * steps * CK_ALIGN;
+      args.ahead[0].at += args.ahead[0].step * steps;
     }
   }
 }

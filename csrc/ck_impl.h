@@ -7,6 +7,7 @@
 #ifndef CK_IMPL_H
 #define CK_IMPL_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -39,16 +40,16 @@
  * at which each pixel's first term lies; MR * L further on come its next L terms. Where pixels can
  * be multiplied in the image itself, that is the panel. */
 
-/* Memory to bring into L2 while a kernel computes: so many lines for every run of terms, up to end.
- */
+/* Memory to bring into L2 while a kernel computes: so many bytes further on with every term. */
 struct ck_ahead {
-  const char *at, *end;
-  int64_t lines;
+  const char *at;
+  int64_t step;
 };
 
-/* c[rows][columns] = clamp(bias + a x b + residual); without a bias the sum continues from c. */
+/* c[rows][columns] = clamp(bias + a x b + residual), for some tiles one below the other; without a
+ * bias the sum continues from c. */
 struct ck_gemm_args {
-  const void *a;        /* one tile of the panel */
+  const void *a;        /* the first tile of the panel */
   const void *b;        /* packed weights [terms][vectors * L] */
   const void *bias;     /* one per column, vectors * L of them, or null */
   const void *row_bias; /* NCHW: one per row, or null */
@@ -57,6 +58,8 @@ struct ck_gemm_args {
   int64_t c_step;        /* elements from one row of c to the next */
   int64_t a_step;        /* elements from one row of a to the next */
   int64_t a_run, a_next; /* terms that lie side by side; elements from there to the next such */
+  int64_t a_tile;        /* elements from one tile of a to the next */
+  int64_t tiles;
   int64_t terms;
   int64_t columns; /* of c; at most vectors * L */
   int rows;        /* 1 .. MR */

@@ -1,6 +1,5 @@
 /* Operations as the caller sees them: checks, packing, workspace, one run. All arithmetic on sizes
  * that come from outside is done here, in checked 64 bits. */
-#include <math.h>
 
 #include "ck_impl.h"
 

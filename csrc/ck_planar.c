@@ -7,7 +7,6 @@
  * notice. A spatially separable one sums its column's taps into planes without the rows between
  * outputs, and its row's taps from those.
  */
-#include <math.h>
 
 #include "ck_impl.h"
 

@@ -2,7 +2,6 @@
  * padded left and right, which the row kernels then read. What falls on the padding is multiplied
  * like any other pixel. NCHW is in ck_bands.c and ck_planar.c.
  */
-#include <math.h>
 
 #include "ck_impl.h"
 

@@ -19,12 +19,5 @@ CK_INLINE const real *vf_hide(const real *p) {
   return p;
 }
 
-CK_INLINE void ck_look_ahead(struct ck_ahead *ahead) {
-  for (int64_t i = 0; i < ahead->lines && ahead->at < ahead->end; ++i) {
-    __builtin_prefetch(ahead->at, 0, 2);
-    ahead->at += CK_ALIGN;
-  }
-}
-
 /* One vector of padding, for every kernel that reads rows outside the image. */
 static const real ck_padding[VF_LANES] __attribute__((aligned(CK_ALIGN))) = {0};

@@ -6,32 +6,38 @@
  */
 enum { GEMM_MAX_VECTORS = 2, GEMM_BASES = (VF_GEMM_ROWS + 2) / 3 };
 
-CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int vectors) {
+/* Where a tile lies, and what will be needed after it. */
+struct gemm_place {
+  const real *a, *residual;
+  real *c;
+  const char *weights, *input;
+};
+
+CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, const bool full,
+                         const int rows, const int vectors) {
   const real *b = g->b;
-  const real *bias = g->bias, *residual = g->residual;
-  real *c = g->c;
-  const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
   vf_tail tail[GEMM_MAX_VECTORS];
   vf sum[VF_GEMM_ROWS][GEMM_MAX_VECTORS];
 
   CK_UNROLL
   for (int j = 0; j < vectors; ++j) tail[j] = vf_first(g->columns - j * VF_LANES);
 
-  if (g->row_bias) {
+  if (g->bias) {
+    const real *bias = g->bias;
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_load(bias + j * VF_LANES);
+    }
+  } else if (g->row_bias) {
     const real *row_bias = g->row_bias;
     CK_UNROLL
     for (int i = 0; i < rows; ++i) {
       CK_UNROLL
       for (int j = 0; j < vectors; ++j) sum[i][j] = vf_set1(row_bias[i]);
     }
-  } else if (bias) {
-    CK_UNROLL
-    for (int i = 0; i < rows; ++i) {
-      CK_UNROLL
-      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_load(bias + j * VF_LANES);
-    }
   } else {
-    const real *row = vf_hide(c);
+    const real *row = vf_hide(at->c);
     CK_UNROLL
     for (int i = 0; i < rows; ++i, row += g->c_step) {
       CK_UNROLL
@@ -40,23 +46,22 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
     }
   }
 
-  const real *row = vf_hide(c);
+  const real *row = vf_hide(at->c);
   CK_UNROLL
   for (int i = 0; i < rows; ++i, row += g->c_step) {
     CK_UNROLL
     for (int j = 0; j < vectors; ++j) __builtin_prefetch(row + j * VF_LANES, 1, 3);
   }
 
-  struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
+  const char *weights = at->weights, *input = at->input;
+  const int64_t weights_step = g->ahead[0].step, input_step = g->ahead[1].step;
   /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
   const int64_t a_step = g->a_step, a_next = g->a_next - g->a_run;
   const int bases = (rows + 2) / 3;
   const real *a[GEMM_BASES];
   CK_UNROLL
-  for (int q = 0; q < bases; ++q) a[q] = (const real *)g->a + 3 * q * a_step;
+  for (int q = 0; q < bases; ++q) a[q] = at->a + 3 * q * a_step;
   for (int64_t left = g->terms; left > 0; left -= g->a_run) {
-    ck_look_ahead(&weights);
-    ck_look_ahead(&input);
     const real *b_end = b + ck_min(left, g->a_run) * vectors * VF_LANES;
     CK_NO_UNROLL
     do {
@@ -72,27 +77,58 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
       CK_UNROLL
       for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += vectors * VF_LANES;
+      __builtin_prefetch(weights, 0, 2);
+      __builtin_prefetch(input, 0, 2);
+      weights += weights_step;
+      input += input_step;
     } while (b < b_end);
     CK_UNROLL
     for (int q = 0; q < bases; ++q) a[q] += a_next;
   }
+  at->weights = weights;
+  at->input = input;
 
-  const vf low = vf_set1((real)g->low), high = vf_set1((real)g->high);
-  if (residual) {
+  if (at->residual) {
+    const real *residual = at->residual;
     CK_UNROLL
     for (int i = 0; i < rows; ++i, residual += g->c_step) {
       CK_UNROLL
       for (int j = 0; j < vectors; ++j)
         sum[i][j] = vf_add(sum[i][j], vf_load_either(residual + j * VF_LANES, full, tail[j]));
     }
+    at->residual = residual;
   }
-  real *out = c;
+  if (g->low > -INFINITY) {
+    const vf low = vf_set1((real)g->low);
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_max(low, sum[i][j]);
+    }
+  }
+  if (g->high < INFINITY) {
+    const vf high = vf_set1((real)g->high);
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      CK_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_min(high, sum[i][j]);
+    }
+  }
+  real *out = at->c;
   CK_UNROLL
   for (int i = 0; i < rows; ++i, out += g->c_step) {
     CK_UNROLL
     for (int j = 0; j < vectors; ++j)
-      vf_store_either(out + j * VF_LANES, full, tail[j], vf_min(high, vf_max(low, sum[i][j])));
+      vf_store_either(out + j * VF_LANES, full, tail[j], sum[i][j]);
   }
+  at->c = out;
+}
+
+CK_INLINE void gemm_tiles(const struct ck_gemm_args *g, const int rows, const int vectors) {
+  const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
+  struct gemm_place at = {g->a, g->residual, g->c, g->ahead[0].at, g->ahead[1].at};
+  CK_NO_UNROLL
+  for (int64_t t = 0; t < g->tiles; ++t, at.a += g->a_tile) gemm_tile(g, &at, full, rows, vectors);
 }
 
 /* The instances: 1 .. VF_GEMM_ROWS rows by 1 or 2 vectors, as ck_gemm14x2_f32_avx512. */
@@ -105,7 +141,7 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, const int rows, const int
 #define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
 
 #define GEMM_INSTANCE(r, v) \
-  static void CK_FN(gemm##r##x##v)(const struct ck_gemm_args *g) { gemm_tile(g, r, v); }
+  static void CK_FN(gemm##r##x##v)(const struct ck_gemm_args *g) { gemm_tiles(g, r, v); }
 GEMM_EACH_ROW(GEMM_INSTANCE, 1)
 GEMM_EACH_ROW(GEMM_INSTANCE, 2)
 
@@ -121,16 +157,22 @@ static void gemm_narrow(const struct ck_gemm_args *g) {
   enum { STEP = GEMM_MAX_VECTORS * VF_LANES };
   real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
   const size_t bytes = (size_t)g->columns * sizeof(real);
-  for (int i = 0; i < g->rows; ++i) {
-    if (!g->bias && !g->row_bias) memcpy(c + i * STEP, (const real *)g->c + i * g->c_step, bytes);
-    if (g->residual) memcpy(residual + i * STEP, (const real *)g->residual + i * g->c_step, bytes);
-  }
   struct ck_gemm_args tile = *g;
-  tile.c = c;
+  tile.tiles = 1;
   tile.c_step = STEP;
-  if (g->residual) tile.residual = residual;
-  gemm_full(&tile);
-  for (int i = 0; i < g->rows; ++i) memcpy((real *)g->c + i * g->c_step, c + i * STEP, bytes);
+  for (int64_t t = 0, row = 0; t < g->tiles; ++t, row += g->rows) {
+    real *to = (real *)g->c + row * g->c_step;
+    for (int i = 0; i < g->rows; ++i) {
+      const int64_t at = (row + i) * g->c_step;
+      if (!g->bias && !g->row_bias) memcpy(c + i * STEP, to + i * g->c_step, bytes);
+      if (g->residual) memcpy(residual + i * STEP, (const real *)g->residual + at, bytes);
+    }
+    tile.a = (const real *)g->a + t * g->a_tile;
+    tile.c = c;
+    if (g->residual) tile.residual = residual;
+    gemm_full(&tile);
+    for (int i = 0; i < g->rows; ++i) memcpy(to + i * g->c_step, c + i * STEP, bytes);
+  }
 }
 
 static void CK_FN(gemm)(const struct ck_gemm_args *g) {
