@@ -46,13 +46,6 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, co
     }
   }
 
-  const real *row = vf_hide(at->c);
-  CK_UNROLL
-  for (int i = 0; i < rows; ++i, row += g->c_step) {
-    CK_UNROLL
-    for (int j = 0; j < vectors; ++j) __builtin_prefetch(row + j * VF_LANES, 1, 3);
-  }
-
   const char *weights = at->weights, *input = at->input;
   const int64_t weights_step = g->ahead[0].step, input_step = g->ahead[1].step;
   /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
