@@ -141,9 +141,8 @@ struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g) {
   return blocking_of(g, &cut);
 }
 
-/* Some elements, to be brought near in the course of so many terms. */
-static struct ck_ahead ahead_of(const void *at, int64_t elements, int element, int64_t terms) {
-  return (struct ck_ahead){at, ck_max(0, elements) * element / terms};
+static struct ck_ahead ahead_of(const void *at, int64_t elements, int element) {
+  return (struct ck_ahead){at, (const char *)at + ck_max(0, elements) * element};
 }
 
 /* The input rows [0, end) of its image that are read by the end of a block. */
@@ -155,14 +154,14 @@ static int64_t rows_read(const struct ck_run *run, const struct ck_block *block)
 
 /* The input that `next` reads and `block` did not. */
 static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_block *block,
-                                     const struct ck_block *next, int64_t steps) {
+                                     const struct ck_block *next) {
   const struct ck_run *run = g->run;
   const int64_t row = run->image.width * run->image.channels;
   const int64_t begin = next->image == block->image ? rows_read(run, block) : 0;
   const int64_t rows = rows_read(run, next) - begin;
   const int64_t at = (next->image * run->image.height + begin) * row;
   const int element = g->kernels->element;
-  return ahead_of(ck_at(run->x, at, element), rows * row, element, steps);
+  return ahead_of(ck_at(run->x, at, element), rows * row, element);
 }
 
 /* One block times one range of terms, to pixel `first` of y and on. Meanwhile the next panel of
@@ -175,8 +174,6 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   const struct ck_gemm_weights *w = g->weights;
   const bool last = end == w->terms;
   const struct ck_deal deal = ck_deal_of(block->pixels / panel->lines, k);
-  const int64_t tiles = deal.tiles * panel->lines;
-  const int64_t terms = end - begin, all = terms * tiles * ck_ceil_div(w->columns, w->panel_columns);
   struct ck_gemm_args args = {
       .a_step = panel->row_step,
       .a_run = panel->run,
@@ -186,8 +183,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next, all)
-                                      : ahead_of(panel->data, 0, k->element, all);
+  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next)
+                                      : (struct ck_ahead){0};
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -198,7 +195,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
     args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
                              (end - begin) * ck_min(rest - args.columns, w->panel_columns),
-                             k->element, terms * tiles);
+                             k->element);
     int64_t at = first * g->y_step + column;
     for (int64_t line = 0; line < panel->lines; ++line) {
       args.a = ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
@@ -216,8 +213,6 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
               &(struct ck_act_args){args.c, (int)rows, args.columns, g->y_step, g->activation.kind});
         at += rows * g->y_step;
         args.a = ck_at(args.a, args.tiles * args.a_tile, k->element);
-        args.ahead[0].at += args.ahead[0].step * terms * args.tiles;
-        args.ahead[1].at += args.ahead[1].step * terms * args.tiles;
       }
     }
   }
@@ -241,7 +236,6 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   const int64_t tile_step = ck_round_up(w->terms, k->lanes) * k->gemm_rows;
   const int64_t group = group_pixels(k), groups = ck_ceil_div(block->pixels, group);
   const int64_t start = place_in_planes(g, block);
-  const int64_t steps = end - begin;
   struct ck_gemm_args args = {
       .a_step = k->lanes,
       .a_run = k->lanes,
@@ -259,7 +253,7 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
     args.row_bias = begin == 0 ? ck_at(w->bias, channel, k->element) : NULL;
     const bool more = t + 1 < deal.tiles;
     args.ahead[0] = ahead_of(ck_at(args.a, tile_step, k->element),
-                             more ? (end - begin) * k->gemm_rows : 0, k->element, steps * groups);
+                             more ? (end - begin) * k->gemm_rows : 0, k->element);
     for (int64_t i = 0; i < groups; ++i) {
       const int64_t at = start + channel * g->y_step + i * group;
       args.columns = ck_min(group, block->pixels - i * group);
@@ -271,7 +265,6 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
       if (last && g->activation.kind != CK_ACT_CLAMP)
         k->activate(
             &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
-      args.ahead[0].at += args.ahead[0].step * steps;
     }
   }
 }

@@ -40,10 +40,9 @@
  * at which each pixel's first term lies; MR * L further on come its next L terms. Where pixels can
  * be multiplied in the image itself, that is the panel. */
 
-/* Memory to bring into L2 while a kernel computes: so many bytes further on with every term. */
+/* Memory that a kernel brings into L2 while it computes. */
 struct ck_ahead {
-  const char *at;
-  int64_t step;
+  const char *at, *end;
 };
 
 /* c[rows][columns] = clamp(bias + a x b + residual), for some tiles one below the other; without a
@@ -65,7 +64,7 @@ struct ck_gemm_args {
   int rows;        /* 1 .. MR */
   int vectors;     /* 1 .. CK_GEMM_VECTORS */
   double low, high;
-  struct ck_ahead ahead[2];
+  struct ck_ahead ahead[2]; /* weights, input; the kernel moves on in them */
 };
 
 /* Depthwise 3x3: one or more rows of output, channels [channel_begin, channel_end). */

@@ -6,14 +6,24 @@
  */
 enum { GEMM_MAX_VECTORS = 2, GEMM_BASES = (VF_GEMM_ROWS + 2) / 3 };
 
-/* Where a tile lies, and what will be needed after it. */
+/* Where a tile lies. */
 struct gemm_place {
   const real *a, *residual;
   real *c;
-  const char *weights, *input;
 };
 
-CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, const bool full,
+/* Each term brings a line near: of the weights while there are any, then of the input. */
+CK_INLINE void gemm_look_ahead(struct ck_ahead *weights, struct ck_ahead *input) {
+  if (weights->at < weights->end) {
+    __builtin_prefetch(weights->at, 0, 2);
+    weights->at += CK_ALIGN;
+  } else if (input->at < input->end) {
+    __builtin_prefetch(input->at, 0, 2);
+    input->at += CK_ALIGN;
+  }
+}
+
+CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bool full,
                          const int rows, const int vectors) {
   const real *b = g->b;
   vf_tail tail[GEMM_MAX_VECTORS];
@@ -46,8 +56,7 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, co
     }
   }
 
-  const char *weights = at->weights, *input = at->input;
-  const int64_t weights_step = g->ahead[0].step, input_step = g->ahead[1].step;
+  struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
   /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
   const int64_t a_step = g->a_step, a_next = g->a_next - g->a_run;
   const int bases = (rows + 2) / 3;
@@ -70,16 +79,13 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, co
       CK_UNROLL
       for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += vectors * VF_LANES;
-      __builtin_prefetch(weights, 0, 2);
-      __builtin_prefetch(input, 0, 2);
-      weights += weights_step;
-      input += input_step;
+      gemm_look_ahead(&weights, &input);
     } while (b < b_end);
     CK_UNROLL
     for (int q = 0; q < bases; ++q) a[q] += a_next;
   }
-  at->weights = weights;
-  at->input = input;
+  g->ahead[0].at = weights.at;
+  g->ahead[1].at = input.at;
 
   if (at->residual) {
     const real *residual = at->residual;
@@ -117,9 +123,9 @@ CK_INLINE void gemm_tile(const struct ck_gemm_args *g, struct gemm_place *at, co
   at->c = out;
 }
 
-CK_INLINE void gemm_tiles(const struct ck_gemm_args *g, const int rows, const int vectors) {
+CK_INLINE void gemm_tiles(struct ck_gemm_args *g, const int rows, const int vectors) {
   const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
-  struct gemm_place at = {g->a, g->residual, g->c, g->ahead[0].at, g->ahead[1].at};
+  struct gemm_place at = {g->a, g->residual, g->c};
   CK_NO_UNROLL
   for (int64_t t = 0; t < g->tiles; ++t, at.a += g->a_tile) gemm_tile(g, &at, full, rows, vectors);
 }
@@ -134,19 +140,19 @@ CK_INLINE void gemm_tiles(const struct ck_gemm_args *g, const int rows, const in
 #define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
 
 #define GEMM_INSTANCE(r, v) \
-  static void CK_FN(gemm##r##x##v)(const struct ck_gemm_args *g) { gemm_tiles(g, r, v); }
+  static void CK_FN(gemm##r##x##v)(struct ck_gemm_args *g) { gemm_tiles(g, r, v); }
 GEMM_EACH_ROW(GEMM_INSTANCE, 1)
 GEMM_EACH_ROW(GEMM_INSTANCE, 2)
 
-static void gemm_full(const struct ck_gemm_args *g) {
+static void gemm_full(struct ck_gemm_args *g) {
 #define GEMM_ENTRY(r, v) CK_FN(gemm##r##x##v),
-  static void (*const tiles[GEMM_MAX_VECTORS][VF_GEMM_ROWS])(const struct ck_gemm_args *) = {
+  static void (*const tiles[GEMM_MAX_VECTORS][VF_GEMM_ROWS])(struct ck_gemm_args *) = {
       {GEMM_EACH_ROW(GEMM_ENTRY, 1)}, {GEMM_EACH_ROW(GEMM_ENTRY, 2)}};
   tiles[g->vectors - 1][g->rows - 1](g);
 }
 
 /* Without cheap masks a tile that is narrower than its vectors is made in a buffer of its own. */
-static void gemm_narrow(const struct ck_gemm_args *g) {
+static void gemm_narrow(struct ck_gemm_args *g) {
   enum { STEP = GEMM_MAX_VECTORS * VF_LANES };
   real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
   const size_t bytes = (size_t)g->columns * sizeof(real);
@@ -166,9 +172,10 @@ static void gemm_narrow(const struct ck_gemm_args *g) {
     gemm_full(&tile);
     for (int i = 0; i < g->rows; ++i) memcpy(to + i * g->c_step, c + i * STEP, bytes);
   }
+  memcpy(g->ahead, tile.ahead, sizeof g->ahead);
 }
 
-static void CK_FN(gemm)(const struct ck_gemm_args *g) {
+static void CK_FN(gemm)(struct ck_gemm_args *g) {
   if (VF_HAS_MASK || g->columns == g->vectors * VF_LANES)
     gemm_full(g);
   else
