@@ -98,27 +98,37 @@ class DeformOperation(Operation):
         out = ImageShape(image.batch, height, width, self.out_channels, image.batched)
         return image, out
 
-    def offset_groups(self, x_shape: Any, offset_shape: Any) -> int:
+    def offset_groups(
+        self, image: ImageShape, out: ImageShape, offset_shape: Any, mask_shape: Any = None
+    ) -> int:
         """How many groups of channels have offsets of their own; ValueError where they do not fit.
 
         Channels are (offset groups, kh, kw, [down, right]), torchvision's and ONNX's order.
         """
-        layout = self.layouts.image
-        image, out = self.shapes(x_shape)
+        layout, taps = self.layouts.image, self.taps
         offset = ImageShape.of(self.name, offset_shape, layout, "offset")
-        groups, rest = divmod(offset.channels, 2 * self.taps)
-        given = f"{self.name}: offset has shape {tuple(offset_shape)} ({layout})"
+        groups, rest = divmod(offset.channels, 2 * taps)
         if rest or image.channels % groups:
             raise ValueError(
-                f"{given}, {offset.channels} channels: a kernel of {self.window.kernel[0]}x"
-                f"{self.window.kernel[1]} takes {2 * self.taps} for each offset group, whose "
+                f"{self.name}: offset has shape {tuple(offset_shape)} ({layout}), "
+                f"{offset.channels} channels: a kernel of {self.window.kernel[0]}x"
+                f"{self.window.kernel[1]} takes {2 * taps} for each offset group, whose "
                 f"number must divide the {image.channels} channels of x"
             )
-        expected = self._like(out, offset.channels)
-        if offset.shape(layout) != expected:
+        expected = out.with_channels(offset.channels).shape(layout)
+        if tuple(offset_shape) != expected:
             raise ValueError(
-                f"{given}; for x of shape {tuple(x_shape)} it must be {expected}: there is one "
-                f"offset for every pixel of the output"
+                f"{self.name}: offset has shape {tuple(offset_shape)} ({layout}); for x of shape "
+                f"{image.shape(layout)} it must be {expected}: there is one offset for every pixel "
+                f"of the output"
+            )
+        if mask_shape is None:
+            return groups
+        expected = out.with_channels(taps * groups).shape(layout)
+        if mask_shape != expected:
+            raise ValueError(
+                f"{self.name}: mask has shape {mask_shape}; for offset of shape {offset_shape} it "
+                f"must be {expected}: one factor for every tap of every offset group"
             )
         return groups
 
@@ -128,19 +138,10 @@ class DeformOperation(Operation):
         last = self._last_fit  # read once: other threads write it
         if last is not None and last[0] == shapes:
             return last[1]
-        groups = self.offset_groups(x_shape, offset_shape)
-        expected = self._like(self.shapes(x_shape)[1], self.taps * groups)
-        if mask_shape is not None and mask_shape != expected:
-            raise ValueError(
-                f"{self.name}: mask has shape {mask_shape}; for offset of shape {offset_shape} it "
-                f"must be {expected}: one factor for every tap of every offset group"
-            )
+        plan = self.plan(x_shape)
+        groups = self.offset_groups(plan.image, plan.result, offset_shape, mask_shape)
         self._last_fit = (shapes, groups)
         return groups
-
-    def _like(self, out: ImageShape, channels: int) -> tuple[int, ...]:
-        shape = ImageShape(out.batch, out.height, out.width, channels, out.batched)
-        return shape.shape(self.layouts.image)
 
     def run_at(
         self, x: Any, offset: Any, mask: Any, residual: Any, out: Any, threads: Any,

@@ -143,7 +143,7 @@ class Window(NamedTuple):
         top, bottom, left, right = self.padding_for(height, width)
         padded = (height + top + bottom, width + left + right)
         reach = self.reach
-        if max(*padded, *reach) > MAX_SIZE:
+        if max(padded) > MAX_SIZE or max(reach) > MAX_SIZE:
             raise SizeOverflowError(
                 f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the "
                 f"kernel with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: "
@@ -170,7 +170,9 @@ class Window(NamedTuple):
         """
         stride = self.stride[axis]
         fit = max(spare // stride + 1, 0)
-        hangs_over = self.ceil_mode and spare > -stride and spare % stride > 0
+        if not self.ceil_mode:
+            return fit
+        hangs_over = spare > -stride and spare % stride > 0
         return fit + (hangs_over and fit * stride < end)
 
     def flat(self) -> tuple[int, int, int, int, int, int]:
@@ -284,6 +286,9 @@ class ImageShape(NamedTuple):
                 f"{op}: {name} has shape {tuple(shape)} ({layout}); only the batch may be 0"
             )
         return cls(n, h, w, c, len(shape) == 4)
+
+    def with_channels(self, channels: int) -> ImageShape:
+        return ImageShape(self.batch, self.height, self.width, channels, self.batched)
 
     def shape(self, layout: str) -> tuple[int, ...]:
         inner = (self.height, self.width, self.channels)

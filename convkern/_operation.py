@@ -175,6 +175,8 @@ class Plan(NamedTuple):
     x_shape: tuple[int, ...]
     shape: tuple[int, ...]  # of the result, in its layout
     sizes: tuple[int, ...]  # batch, height, width, channels, top, bottom, left, right
+    image: ImageShape
+    result: ImageShape
 
 
 class Operation:
@@ -283,7 +285,7 @@ class Operation:
         check_memory(self.name, shape, self.w.itemsize)
         sizes = (image.batch, image.height, image.width, image.channels)
         padding = self.window.padding_for(image.height, image.width)
-        self._last_plan = plan = Plan(x_shape, shape, (*sizes, *padding))
+        self._last_plan = plan = Plan(x_shape, shape, (*sizes, *padding), image, result)
         return plan
 
 
@@ -436,6 +438,13 @@ def axis_view(op: str, name: str, array: np.ndarray, layout: str) -> np.ndarray:
     return array if layout == "NHWC" else array.T
 
 
+def _for_channels(taps: np.ndarray, channels: int) -> np.ndarray:
+    """(taps, C) of (taps, C), or of (taps, 1), which is right where no one says what C is."""
+    if taps.shape[1] == channels or channels == 0:
+        return taps
+    return np.broadcast_to(taps, (len(taps), channels))
+
+
 class SpatialOperation(Operation):
     """`dw` is the column, (kh, 1, C, 1), and `w` the row, (1, kw, C, 1).
 
@@ -470,9 +479,8 @@ class SpatialOperation(Operation):
         self.w_shape = given[self.w_name].shape
         sizes = {"column": tall.shape[1], "row": wide.shape[1], "bias": given.get("bias", row).size}
         channels = sizes[known[0]] if known else 0
-        every = (max(channels, 1),)
-        self.dw = _strided(np.broadcast_to(tall, tall.shape[:1] + every)[:, None, :, None])
-        self.w = _strided(np.broadcast_to(wide, wide.shape[:1] + every)[None, :, :, None])
+        self.dw = _strided(_for_channels(tall, channels)[:, None, :, None])
+        self.w = _strided(_for_channels(wide, channels)[None, :, :, None])
         self._weights = column.size + row.size
         self.window = as_window(name, (len(tall), len(wide)), stride, padding, dilation)
         self.channels = (channels, channels, 1, 1)

@@ -510,7 +510,7 @@ def of_deform(
     groups = 1
     if offset_shape is not None:
         offset_shape = as_shape(operation.name, "offset_shape", offset_shape)
-        groups = operation.offset_groups(x_shape, offset_shape)
+        groups = operation.offset_groups(image, result, offset_shape)
     if biases is None:
         biases = 0 if operation.bias is None else operation.bias.size
     plain = of_operation(operation, x_shape, biases)

@@ -183,8 +183,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next)
-                                      : (struct ck_ahead){0};
+  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next) : (struct ck_ahead){0};
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -193,12 +192,13 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     const int64_t width = (int64_t)args.vectors * k->lanes;
     args.b = ck_at(w->data, column * w->terms + begin * width, k->element);
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
-    args.ahead[0] = ahead_of(ck_at(args.b, w->terms * width, k->element),
-                             (end - begin) * ck_min(rest - args.columns, w->panel_columns),
-                             k->element);
+    args.ahead[0] =
+        ahead_of(ck_at(args.b, w->terms * width, k->element),
+                 (end - begin) * ck_min(rest - args.columns, w->panel_columns), k->element);
     int64_t at = first * g->y_step + column;
     for (int64_t line = 0; line < panel->lines; ++line) {
-      args.a = ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
+      args.a =
+          ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
       for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
         args.rows = (int)deal.low + !low;
         args.tiles = low ? deal.tiles - deal.high_tiles : deal.high_tiles;
@@ -209,8 +209,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
         args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
         k->gemm(&args);
         if (last && g->activation.kind != CK_ACT_CLAMP)
-          k->activate(
-              &(struct ck_act_args){args.c, (int)rows, args.columns, g->y_step, g->activation.kind});
+          k->activate(&(struct ck_act_args){args.c, (int)rows, args.columns, g->y_step,
+                                            g->activation.kind});
         at += rows * g->y_step;
         args.a = ck_at(args.a, args.tiles * args.a_tile, k->element);
       }

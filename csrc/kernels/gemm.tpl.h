@@ -117,8 +117,7 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
   CK_UNROLL
   for (int i = 0; i < rows; ++i, out += g->c_step) {
     CK_UNROLL
-    for (int j = 0; j < vectors; ++j)
-      vf_store_either(out + j * VF_LANES, full, tail[j], sum[i][j]);
+    for (int j = 0; j < vectors; ++j) vf_store_either(out + j * VF_LANES, full, tail[j], sum[i][j]);
   }
   at->c = out;
 }
@@ -140,7 +139,7 @@ CK_INLINE void gemm_tiles(struct ck_gemm_args *g, const int rows, const int vect
 #define GEMM_EACH_ROW GEMM_JOIN(GEMM_1_TO_, VF_GEMM_ROWS)
 
 #define GEMM_INSTANCE(r, v) \
-  static void CK_FN(gemm##r##x##v)(struct ck_gemm_args *g) { gemm_tiles(g, r, v); }
+  static void CK_FN(gemm##r##x##v)(struct ck_gemm_args * g) { gemm_tiles(g, r, v); }
 GEMM_EACH_ROW(GEMM_INSTANCE, 1)
 GEMM_EACH_ROW(GEMM_INSTANCE, 2)
 
