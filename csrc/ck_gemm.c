@@ -164,6 +164,63 @@ static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_bl
   return ahead_of(ck_at(run->x, at, element), rows * row, element);
 }
 
+/* The first panel of weights that the operation after this one reads. */
+static struct ck_ahead panel_of_next(const struct ck_run *run) {
+  const ck_op *next = run->next;
+  if (!next || !next->gemms) return (struct ck_ahead){0};
+  const struct ck_gemm_weights *w = &next->gemm[0];
+  return ahead_of(w->data, w->terms * ck_min(w->panel_columns, w->columns), next->kernels->element);
+}
+
+/* The weights of its depthwise, which are read before. */
+static struct ck_ahead taps_of_next(const struct ck_run *run) {
+  const ck_op *next = run->next;
+  if (!next || next->dw.channels == 0) return (struct ck_ahead){0};
+  const ck_window *w = &next->conv.window;
+  return ahead_of(next->dw.data, next->dw.channels * w->kernel_h * w->kernel_w,
+                  next->kernels->element);
+}
+
+/* What is read next, to be brought near meanwhile: the weights and the input of the next block, or
+ * of the operation after this one. */
+static struct ck_ahead panel_after(const struct ck_gemm *g, const struct ck_block *next,
+                                   const void *at, int64_t elements) {
+  if (elements > 0 || next) return ahead_of(at, elements, g->kernels->element);
+  return panel_of_next(g->run);
+}
+
+static struct ck_ahead input_after(const struct ck_gemm *g, const struct ck_block *block,
+                                   const struct ck_block *next) {
+  if (crossed(g)) return (struct ck_ahead){0};
+  return next ? input_of_next(g, block, next) : taps_of_next(g->run);
+}
+
+/* The tiles of a block times one panel of weights, to element `at` of y and on. */
+static void multiply_panel(const struct ck_gemm *g, const struct ck_panel *panel,
+                           const struct ck_deal *deal, bool last, int64_t at,
+                           struct ck_gemm_args *args) {
+  const struct ck_kernels *k = g->kernels;
+  const void *line = args->a;
+  for (int64_t i = 0; i < panel->lines; ++i) {
+    args->a = ck_at(line, i * panel->line_step, k->element);
+    for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
+      args->rows = (int)deal->low + !low;
+      args->tiles = low ? deal->tiles - deal->high_tiles : deal->high_tiles;
+      if (args->tiles == 0) continue;
+      const int64_t rows = args->tiles * args->rows;
+      args->a_tile = panel->tile_step ? panel->tile_step : args->rows * panel->row_step;
+      args->c = ck_at_mut(g->y, at, k->element);
+      args->residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
+      k->gemm(args);
+      if (last && g->activation.kind != CK_ACT_CLAMP)
+        k->activate(&(struct ck_act_args){args->c, (int)rows, args->columns, g->y_step,
+                                          g->activation.kind});
+      at += rows * g->y_step;
+      args->a = ck_at(args->a, args->tiles * args->a_tile, k->element);
+    }
+  }
+}
+
 /* One block times one range of terms, to pixel `first` of y and on. Meanwhile the next panel of
  * weights and the next block's input come into L2: without that a network whose weights are in L3
  * runs at two thirds of its speed. */
@@ -183,38 +240,19 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
-  args.ahead[1] = last && !crossed(g) ? input_of_next(g, block, next) : (struct ck_ahead){0};
+  if (last) args.ahead[1] = input_after(g, block, next);
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
     args.columns = ck_min(w->panel_columns, rest);
     args.vectors = (int)ck_ceil_div(args.columns, k->lanes);
     const int64_t width = (int64_t)args.vectors * k->lanes;
+    args.a = ck_at(panel->data, g->view.pixels ? begin : 0, k->element);
     args.b = ck_at(w->data, column * w->terms + begin * width, k->element);
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
-    args.ahead[0] =
-        ahead_of(ck_at(args.b, w->terms * width, k->element),
-                 (end - begin) * ck_min(rest - args.columns, w->panel_columns), k->element);
-    int64_t at = first * g->y_step + column;
-    for (int64_t line = 0; line < panel->lines; ++line) {
-      args.a =
-          ck_at(panel->data, line * panel->line_step + (g->view.pixels ? begin : 0), k->element);
-      for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
-        args.rows = (int)deal.low + !low;
-        args.tiles = low ? deal.tiles - deal.high_tiles : deal.high_tiles;
-        if (args.tiles == 0) continue;
-        const int64_t rows = args.tiles * args.rows;
-        args.a_tile = panel->tile_step ? panel->tile_step : args.rows * panel->row_step;
-        args.c = ck_at_mut(g->y, at, k->element);
-        args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
-        k->gemm(&args);
-        if (last && g->activation.kind != CK_ACT_CLAMP)
-          k->activate(&(struct ck_act_args){args.c, (int)rows, args.columns, g->y_step,
-                                            g->activation.kind});
-        at += rows * g->y_step;
-        args.a = ck_at(args.a, args.tiles * args.a_tile, k->element);
-      }
-    }
+    args.ahead[0] = panel_after(g, next, ck_at(args.b, w->terms * width, k->element),
+                                (end - begin) * ck_min(rest - args.columns, w->panel_columns));
+    multiply_panel(g, panel, &deal, last, first * g->y_step + column, &args);
   }
 }
 
@@ -358,11 +396,12 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
   }
   for (int64_t i = 0; i < blocks; ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
-    const struct ck_block next = ck_block_at(&blocking, ck_min(i + 1, blocks - 1));
+    const struct ck_block after = ck_block_at(&blocking, i + 1),
+                          *next = i + 1 < blocks ? &after : NULL;
     const struct ck_panel panel = panel_of(g, &block, &cut, offset, data);
     if (crossed(g))
-      cross_block(g, &rows, &cut, &block, &next, &panel);
+      cross_block(g, &rows, &cut, &block, next, &panel);
     else
-      run_block(g, &cut, &block, &next, &panel, pixel_of(g, &block));
+      run_block(g, &cut, &block, next, &panel, pixel_of(g, &block));
   }
 }

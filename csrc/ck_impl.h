@@ -331,6 +331,7 @@ struct ck_run {
   const ck_deform *deform; /* of a deformable convolution */
   int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
+  const ck_op *next;       /* what will run after it, if that is known */
 };
 
 /* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last

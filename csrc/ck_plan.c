@@ -578,6 +578,7 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   p->least_work = ck_least_work();
   ck_status status = allocate(steps, count, p);
   for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
+  for (int64_t i = 0; i + 1 < count; ++i) p->step[i].run.next = p->step[i + 1].said.op;
   if (status == CK_OK) status = group_steps(p);
   if (status == CK_OK) status = place_arrays(p);
   if (status == CK_OK) status = find_workspace(p);
