@@ -23,9 +23,19 @@ def test_pixels_per_tile(pixels, data):
     check(call(OP, (1, 1, pixels, 5), outputs=37, data=data))
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "silu"], ids=str)
+@pytest.mark.parametrize("pixels", range(1, 33), ids="pixels_{}".format)
+def test_half_a_vector(pixels, activation, data):
+    """One vector of outputs and half of one more, of 16, 8 and 4 lanes; in NCHW, of pixels."""
+    for outputs in (17, 22, 24):
+        made = {"outputs": outputs, "residual": True, "activation": activation, "data": data}
+        check(call(OP, (1, 1, pixels, 9), **made))
+        check(call(OP, (1, 1, outputs, 9), **made | {"outputs": pixels}, layout="NCHW"))
+
+
 @pytest.mark.parametrize("channels", [127, 129, 255, 256, 257, 511, 512, 513, 1024, 2048, 4099])
 def test_long_sums(channels, data):
-    for pixels, outputs in ((1, 33), (15, 8), (29, 65)):
+    for pixels, outputs in ((1, 33), (15, 8), (27, 24), (29, 65)):
         check(call(OP, (1, 1, pixels, channels), outputs=outputs, data=data))
 
 
@@ -61,6 +71,7 @@ def test_ranges_of_terms(activation, data):
     """More terms than a range of the GEMM holds: 40009 of them are 160 kB for each output."""
     made = {"outputs": 3, "residual": True, "activation": activation, "data": data}
     check(call(OP, (1, 1, 2, 40009), **made))
+    check(call(OP, (1, 1, 5, 40009), **made | {"outputs": 23}))
 
 
 @pytest.mark.parametrize("size", [(21, 19), (2, 401)], ids=["several_rows", "part_of_a_row"])

@@ -12,6 +12,7 @@
 #define VF_REGISTERS 16
 #define VF_HAS_FMA 1
 #define VF_HAS_MASK 0
+#define VF_HAS_HALVES 0
 
 /* 6 x 2 accumulators, 2 weight vectors and a broadcast of 16 registers. */
 #define VF_GEMM_ROWS 6

@@ -11,6 +11,7 @@
 #define VF_REGISTERS 32
 #define VF_HAS_FMA 1
 #define VF_HAS_MASK 1
+#define VF_HAS_HALVES 1
 
 /* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */
 #define VF_GEMM_ROWS 14
@@ -57,6 +58,20 @@ CK_INLINE vf_tail vf_first(int64_t n) {
 }
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, p); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
+
+/* Halves of vectors: the first half of a vector of memory twice, the lower half of one vector with
+ * the upper half of another, two lower halves side by side, an upper half as the lower one. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
+CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_ps(0xFF00, a, b); }
+CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
+CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f32x4(a, a, 0xEE); }
+#else
+CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
+CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_pd(0xF0, a, b); }
+CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
+CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f64x2(a, a, 0xEE); }
+#endif
 
 /* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }

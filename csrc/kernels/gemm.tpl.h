@@ -174,7 +174,17 @@ static void gemm_narrow(struct ck_gemm_args *g) {
   memcpy(g->ahead, tile.ahead, sizeof g->ahead);
 }
 
+#if VF_HAS_HALVES
+#include "kernels/gemm_halves.tpl.h"
+#endif
+
 static void CK_FN(gemm)(struct ck_gemm_args *g) {
+#if VF_HAS_HALVES
+  if (g->vectors == 2 && g->columns <= VF_LANES + VF_LANES / 2) {
+    gemm_halves(g);
+    return;
+  }
+#endif
   if (VF_HAS_MASK || g->columns == g->vectors * VF_LANES)
     gemm_full(g);
   else
