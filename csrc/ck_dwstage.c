@@ -59,7 +59,8 @@ static int64_t vectors_of(const struct ck_run *run, int64_t vector_bytes) {
 
 /* Rows under one call of a kernel, beyond those under one row of outputs. */
 static int64_t more_rows(const struct ck_run *run) {
-  return ck_dw_3x3(run) ? run->op->conv.window.stride_h * (run->op->kernels->dw_rows - 1) : 0;
+  const int64_t at_once = ck_dw_rows(run, run->op->kernels->lanes, run->out_h);
+  return ck_dw_3x3(run) ? run->op->conv.window.stride_h * (at_once - 1) : 0;
 }
 
 static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
@@ -302,7 +303,7 @@ static void staged_3x3(struct stage *s, const struct ck_block *block,
       .high = target->activation->high,
   };
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = (int)ck_min(op->kernels->dw_rows, block->rows - r);
+    args.out_rows = ck_dw_rows(run, args.pixel_step, block->rows - r);
     args.offset = target->offset + r * block->cols;
     stage_rows(s, (block->y + r) * stride - run->image.pad_top, 1,
                (args.out_rows - 1) * stride + 3);

@@ -66,10 +66,16 @@ static bool restages(const struct ck_run *run) {
   return run->op->kind == CK_OP_SEPARABLE && run->op->conv.window.kernel_h > 1 && !ck_dw_3x3(run);
 }
 
+/* Pixels that a fill likes to make at once: rows of a depthwise 3x3. */
+static int64_t pixels_together(const struct ck_run *run) {
+  if (run->op->kind != CK_OP_SEPARABLE || !ck_dw_3x3(run)) return 1;
+  return ck_dw_rows(run, run->image.channels, run->out_h) * run->out_w;
+}
+
 /* A panel of weights takes at most an eighth of L2. Where all weights stay in L2, a small block is
  * best, because its input is still near when it is multiplied; where they do not, a large one,
  * which reads them less often. So does what is staged; and planes, because the fewer ends of rows,
- * the fewer idle lanes. */
+ * the fewer idle lanes. An eighth of L2 is not too much for rows that are made together. */
 static struct cut cut_of(const struct ck_gemm *g) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
@@ -80,8 +86,10 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const bool resident = w->terms < l2 / 2 / w->columns;
   const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
   const bool small = resident && !planar(g) && !restages(g->run);
-  const int64_t steps = (small ? l2 / 16 : l2 / 4) / (terms * step);
-  return (struct cut){terms, ck_max(1, steps) * step};
+  const int64_t steps = ck_max(1, (small ? l2 / 16 : l2 / 4) / (terms * step));
+  const int64_t together = ck_round_up(pixels_together(g->run), step);
+  const bool fit = together <= l2 / 8 / terms;
+  return (struct cut){terms, fit ? ck_max(together, steps * step) : steps * step};
 }
 
 /* NCHW: lanes that a block of some pixels takes. */

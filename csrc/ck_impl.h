@@ -79,7 +79,7 @@ struct ck_dw_args {
   int64_t pixel_step;                 /* elements from one input pixel to the next */
   int64_t in_w, out_w;
   int64_t x0;   /* input column under the first tap of the first output; negative is padding */
-  int out_rows; /* 1 .. dw_rows */
+  int out_rows; /* as ck_dw_rows says */
   double low, high;
 };
 
@@ -240,7 +240,7 @@ struct ck_kernels {
   int lanes;        /* elements of a vector, L */
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
-  int dw_rows;      /* output rows that a 3x3 kernel likes to make at once */
+  int dw_rows;      /* output rows that a 3x3 kernel makes at once, at stride 1; a power of two */
   int dw_group;     /* outputs that the general depthwise kernel makes at once */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
@@ -527,6 +527,8 @@ void ck_dw_block_staged(const struct ck_run *run, const struct ck_block *block,
 /* The 3x3 kernel for this window, or null. It sums column by column, all others row by row. */
 typedef void ck_dw_3x3_kernel(const struct ck_dw_args *);
 ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run);
+/* How many rows of output it makes at once, of so many: a power of two. */
+int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
 /* ck_dwstage.c: a depthwise in NCHW. */

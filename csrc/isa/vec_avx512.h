@@ -15,7 +15,7 @@
 
 /* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */
 #define VF_GEMM_ROWS 14
-#define VF_DW_ROWS 2
+#define VF_DW_ROWS 4
 
 #if CK_REAL_BITS == 32
 typedef __m512 vf;

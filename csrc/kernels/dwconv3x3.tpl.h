@@ -1,14 +1,15 @@
-/* Depthwise 3x3 at stride 1 and 2, one or two output rows at once.
+/* Depthwise 3x3 at stride 1 and 2; one or two output rows at once, or four at stride 1.
  *
  * The kernel walks along the columns of the input: each vector of channels is loaded once and goes
- * into every output that needs it, up to 3 columns x 2 rows, whose sums slide along in registers.
+ * into every output that needs it, up to 3 columns x 3 rows, whose sums slide along in registers.
+ * The more rows at once, the fewer are read again: from L2 a vector takes as long as four FMAs.
  * Channels are the lanes. A row of padding is one zero vector that is read again and again; a
  * column of padding is a zero vector without a load. Padding is multiplied like any other value, so
  * that an infinite weight gives the NaN that arithmetic says.
  *
  * Taps are summed column by column, top down, from the bias on.
  */
-enum { DW_MAX_IN_ROWS = 2 * 2 + 1 };
+enum { DW_MAX_ROWS = 4, DW_MAX_IN_ROWS = DW_MAX_ROWS + 2 };
 
 struct dw_walk {
   const real *row[DW_MAX_IN_ROWS];
@@ -70,7 +71,7 @@ CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int
   const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
   real *out = (real *)d->out + (group - d->channel_begin / VF_LANES) * d->out_step;
   struct dw_walk walk = dw_walk_from(d, channel, in_rows);
-  vf w[9], in[DW_MAX_IN_ROWS], sum[2], next[2];
+  vf w[9], in[DW_MAX_IN_ROWS], sum[DW_MAX_ROWS], next[DW_MAX_ROWS];
 
   CK_UNROLL
   for (int t = 0; t < 9; ++t) w[t] = vf_load(weights + t * VF_LANES);
@@ -114,14 +115,16 @@ CK_INLINE void dw3x3_rows(const struct ck_dw_args *d, const int stride, const in
 }
 
 static void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) {
-  if (VF_DW_ROWS == 2 && d->out_rows == 2)
+  if (VF_DW_ROWS >= 4 && d->out_rows == 4)
+    dw3x3_rows(d, 1, 4);
+  else if (VF_DW_ROWS >= 2 && d->out_rows == 2)
     dw3x3_rows(d, 1, 2);
   else
     dw3x3_rows(d, 1, 1);
 }
 
 static void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) {
-  if (VF_DW_ROWS == 2 && d->out_rows == 2)
+  if (VF_DW_ROWS >= 2 && d->out_rows == 2)
     dw3x3_rows(d, 2, 2);
   else
     dw3x3_rows(d, 2, 1);
