@@ -79,7 +79,7 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
       CK_UNROLL
       for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += vectors * VF_LANES;
-      gemm_look_ahead(&weights, &input);
+      if (rows > 1) gemm_look_ahead(&weights, &input); /* one is done before they would come */
     } while (b < b_end);
     CK_UNROLL
     for (int q = 0; q < bases; ++q) a[q] += a_next;
