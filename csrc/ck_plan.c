@@ -456,6 +456,10 @@ static char *row_of(const struct call *c, const struct group *g, int64_t array, 
 
 static void run_parts(const struct call *c, const struct ck_run *run) {
   struct ck_split split;
+  if (c->threads == 1) { /* a band has many short runs */
+    ck_run_op(run, c->workspace);
+    return;
+  }
   ck_split_of(run, c->threads, &split);
   ck_split_run(&split, c->workspace);
 }
