@@ -213,6 +213,8 @@ def _seen_by(op: str, name: str, value: Any, convert: Any) -> np.ndarray:
 
 
 def as_same_dtype(op: str, name: str, value: Any, dtype: np.dtype, of: str = "x") -> np.ndarray:
+    if type(value) is np.ndarray and value.dtype == dtype:  # what most are
+        return value
     array = as_array(op, name, value)
     if array.dtype != dtype:
         raise TypeError(

@@ -263,8 +263,7 @@ class Operation:
     ) -> np.ndarray:
         """The operation on x: every check, then one call of C. Packs unless given `packed`."""
         threads = runtime.num_threads(self.name, threads)
-        if type(x) is not np.ndarray or x.dtype != self.w.dtype:
-            x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
+        x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
         shape = plan.shape
         residual = as_residual(self.name, residual, shape, x.dtype)
