@@ -158,10 +158,10 @@ class DeformOperation(Operation):
         residual = as_residual(self.name, residual, plan.shape, x.dtype)
         check_out(self.name, out, plan.shape, x.dtype)
         groups = plan.sizes[3] // self.in_channels
-        run = (self.pack() if packed is None else packed)[groups].run
+        op = self.pack_for(groups, runtime.isa_number()) if packed is None else packed[groups]
         moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
         whole = out is not None and in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
         residual = None if residual is None else usable(residual)
-        run(plan.sizes, usable(x), residual, y, threads, *moved)
+        op.run(plan.sizes, usable(x), residual, y, threads, *moved)
         return deliver(y, out)

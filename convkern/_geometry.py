@@ -143,6 +143,10 @@ class Window(NamedTuple):
         top, bottom, left, right = self.padding_for(height, width)
         padded = (height + top + bottom, width + left + right)
         reach = self.reach
+        fits = reach[0] <= padded[0] <= MAX_SIZE and reach[1] <= padded[1] <= MAX_SIZE
+        if fits and not self.ceil_mode:  # as most do, quickly
+            sh, sw = self.stride
+            return (padded[0] - reach[0]) // sh + 1, (padded[1] - reach[1]) // sw + 1
         if max(padded) > MAX_SIZE or max(reach) > MAX_SIZE:
             raise SizeOverflowError(
                 f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the "
@@ -170,9 +174,7 @@ class Window(NamedTuple):
         """
         stride = self.stride[axis]
         fit = max(spare // stride + 1, 0)
-        if not self.ceil_mode:
-            return fit
-        hangs_over = spare > -stride and spare % stride > 0
+        hangs_over = self.ceil_mode and spare > -stride and spare % stride > 0
         return fit + (hangs_over and fit * stride < end)
 
     def flat(self) -> tuple[int, int, int, int, int, int]:
