@@ -108,7 +108,7 @@ def test_guard_pages_kernel(op, kernel, end):
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("pixels", range(1, 34), ids="pixels_{}".format)
 def test_guard_pages_pixels_per_tile(pixels, end):
-    for channels, outputs in ((1, 1), (3, 33), (17, 31), (64, 5)):
+    for channels, outputs in ((1, 1), (3, 33), (17, 31), (9, 22), (64, 5)):
         made = call("pointwise_conv2d", (1, 1, pixels, channels), outputs=outputs, residual=True)
         check_guarded(made, end)
 

@@ -9,7 +9,7 @@ from itertools import cycle, product
 import numpy as np
 import pooling
 import pytest
-from cases import EXAMPLES, ISAS, example, images_nchw, nchw, using
+from cases import EXAMPLES, ISAS, call, example, images_nchw, nchw, using
 
 SPECIALS = [np.nan, np.inf, -np.inf]
 
@@ -35,6 +35,15 @@ def one_spot_per_image(image, special):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_pixels(name, special):
     made = example(name, data="integers")
+    made = replace(made, x=one_spot_per_image(made.x[0], special))
+    check_both_layouts(made, nchw(made))
+
+
+@pytest.mark.parametrize("special", SPECIALS, ids=str)
+@pytest.mark.parametrize("outputs", [11, 22], ids="outputs_{}".format)
+def test_pixels_that_share_a_vector(outputs, special):
+    """Half a vector of outputs beside a whole one: of 8 lanes, of 16."""
+    made = call("pointwise_conv2d", (1, 3, 5, 4), outputs=outputs, data="integers")
     made = replace(made, x=one_spot_per_image(made.x[0], special))
     check_both_layouts(made, nchw(made))
 
