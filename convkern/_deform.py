@@ -157,7 +157,7 @@ class DeformOperation(Operation):
         offset_groups = self.fit(x.shape, offset.shape, None if mask is None else mask.shape)
         residual = as_residual(self.name, residual, plan.shape, x.dtype)
         check_out(self.name, out, plan.shape, x.dtype)
-        groups = plan.sizes[3] // self.in_channels
+        groups = plan.image.channels // self.in_channels
         op = self.pack_for(groups, runtime.isa_number()) if packed is None else packed[groups]
         moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
         whole = out is not None and in_place(out, x, residual, offset, mask)

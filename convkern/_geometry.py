@@ -143,21 +143,21 @@ class Window(NamedTuple):
         top, bottom, left, right = self.padding_for(height, width)
         padded = (height + top + bottom, width + left + right)
         reach = self.reach
-        fits = reach[0] <= padded[0] <= MAX_SIZE and reach[1] <= padded[1] <= MAX_SIZE
-        if fits and not self.ceil_mode:  # as most do, quickly
-            sh, sw = self.stride
-            return (padded[0] - reach[0]) // sh + 1, (padded[1] - reach[1]) // sw + 1
-        if max(padded) > MAX_SIZE or max(reach) > MAX_SIZE:
+        (tall, wide), (kernel_tall, kernel_wide) = padded, reach
+        if tall > MAX_SIZE or wide > MAX_SIZE or kernel_tall > MAX_SIZE or kernel_wide > MAX_SIZE:
             raise SizeOverflowError(
                 f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the "
                 f"kernel with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: "
                 f"sizes must fit in 64 bits"
             )
-        out = (
-            self._outputs(0, padded[0] - reach[0], height + top),
-            self._outputs(1, padded[1] - reach[1], width + left),
-        )
-        if 0 in out:
+        stride, spare = self.stride, (tall - kernel_tall, wide - kernel_wide)
+        out = (spare[0] // stride[0] + 1, spare[1] // stride[1] + 1)
+        if self.ceil_mode:
+            out = (
+                out[0] + self._hangs_over(0, out[0], spare[0], height + top),
+                out[1] + self._hangs_over(1, out[1], spare[1], width + left),
+            )
+        if out[0] < 1 or out[1] < 1:
             hang = " by a whole stride" if self.ceil_mode else ""
             raise ValueError(
                 f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation "
@@ -167,15 +167,13 @@ class Window(NamedTuple):
             )
         return out
 
-    def _outputs(self, axis: int, spare: int, end: int) -> int:
-        """Windows along an axis, `spare` pixels longer than one, whose image ends at `end`.
+    def _hangs_over(self, axis: int, fit: int, spare: int, end: int) -> bool:
+        """Whether one more window along an axis starts before the image's end, behind `fit`.
 
-        All is counted from the padding's begin.
+        The padded image is `spare` pixels longer than a window; all is counted from its begin.
         """
         stride = self.stride[axis]
-        fit = max(spare // stride + 1, 0)
-        hangs_over = self.ceil_mode and spare > -stride and spare % stride > 0
-        return fit + (hangs_over and fit * stride < end)
+        return spare > -stride and spare % stride > 0 and fit * stride < end
 
     def flat(self) -> tuple[int, int, int, int, int, int]:
         """As C wants it."""

@@ -88,9 +88,7 @@ def _no_empty_axis(op: str, name: str, w: np.ndarray) -> None:
 
 def _strided(w: np.ndarray) -> np.ndarray:
     """C reads weights at any stride that is a whole number of elements."""
-    if w.flags.c_contiguous and w.flags.aligned:
-        return w
-    whole = math.gcd(*w.strides) % w.itemsize == 0
+    whole = w.flags.c_contiguous or math.gcd(*w.strides) % w.itemsize == 0
     return w if whole and w.flags.aligned else usable(w)
 
 
@@ -154,8 +152,6 @@ class Layouts(NamedTuple):
 
     @classmethod
     def of(cls, op: str, layout: Any, weight_layout: Any) -> Layouts:
-        if weight_layout is None and type(layout) is str and layout in _USUAL:
-            return _USUAL[layout]
         image = as_choice(op, "layout", layout, LAYOUTS)
         if weight_layout is None:
             return _USUAL[image]

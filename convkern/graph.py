@@ -498,5 +498,5 @@ def _operation(step: _Step, shapes: list[tuple[int, ...]]) -> tuple[Any, tuple[i
         return (*pooling, operation.count_include_pad), plan.sizes, 0
     if isinstance(step.layer, DeformConv2d):
         offset_groups = operation.fit(*[*shapes, None][:3])
-        return packed[plan.sizes[3] // operation.in_channels], plan.sizes, offset_groups
+        return packed[plan.image.channels // operation.in_channels], plan.sizes, offset_groups
     return packed, plan.sizes, 0

@@ -25,9 +25,10 @@ enum { CONFLICT_BYTES = 1024 };
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows) {
   const struct ck_kernels *k = run->op->kernels;
   const bool conflict = pixel_step * k->element % CONFLICT_BYTES == 0;
-  const int most = run->op->conv.window.stride_h == 1 && !conflict ? 4 : 2;
+  const bool many = run->op->conv.window.stride_h == 1 && !conflict;
+  const int64_t most = ck_min(rows, many ? k->dw_rows : ck_min(2, k->dw_rows));
   int at_once = 1;
-  while (2 * at_once <= rows && 2 * at_once <= most && 2 * at_once <= k->dw_rows) at_once *= 2;
+  while (2 * at_once <= most) at_once *= 2;
   return at_once;
 }
 

@@ -12,8 +12,33 @@ struct gemm_place {
   real *c;
 };
 
-/* Each term brings a line near: of the weights while there are any, then of the input. */
-CK_INLINE void gemm_look_ahead(struct ck_ahead *weights, struct ck_ahead *input) {
+/* A tile's rows of a, term by term, and what is brought near meanwhile. Every third row has a
+ * pointer: an address holds 0, 1 or 2 steps more. */
+struct gemm_walk {
+  const real *a[GEMM_BASES];
+  int64_t a_step;
+  struct ck_ahead weights, input;
+};
+
+CK_INLINE struct gemm_walk gemm_walk_from(const struct ck_gemm_args *g, const real *a,
+                                          const int rows) {
+  struct gemm_walk walk = {.a_step = g->a_step, .weights = g->ahead[0], .input = g->ahead[1]};
+  CK_UNROLL
+  for (int q = 0; 3 * q < rows; ++q) walk.a[q] = a + 3 * q * g->a_step;
+  return walk;
+}
+
+CK_INLINE vf gemm_pixel(const struct gemm_walk *walk, int row) {
+  return vf_set1(walk->a[row / 3][row % 3 * walk->a_step]);
+}
+
+/* Each term brings a line near, of the weights while there are any, then of the input; but a single
+ * row is done before they would come. */
+CK_INLINE void gemm_next_term(struct gemm_walk *walk, const int rows) {
+  struct ck_ahead *weights = &walk->weights, *input = &walk->input;
+  CK_UNROLL
+  for (int q = 0; 3 * q < rows; ++q) walk->a[q] = vf_hide(walk->a[q] + 1);
+  if (rows == 1) return;
   if (weights->at < weights->end) {
     __builtin_prefetch(weights->at, 0, 2);
     weights->at += CK_ALIGN;
@@ -21,6 +46,17 @@ CK_INLINE void gemm_look_ahead(struct ck_ahead *weights, struct ck_ahead *input)
     __builtin_prefetch(input->at, 0, 2);
     input->at += CK_ALIGN;
   }
+}
+
+/* From the end of a run of terms to the next run. */
+CK_INLINE void gemm_next_run(struct gemm_walk *walk, int64_t step, const int rows) {
+  CK_UNROLL
+  for (int q = 0; 3 * q < rows; ++q) walk->a[q] += step;
+}
+
+CK_INLINE void gemm_walk_ends(struct ck_gemm_args *g, const struct gemm_walk *walk) {
+  g->ahead[0].at = walk->weights.at;
+  g->ahead[1].at = walk->input.at;
 }
 
 CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bool full,
@@ -56,13 +92,8 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
     }
   }
 
-  struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
-  /* every third row has a pointer: an address holds 0, 1 or 2 steps more */
-  const int64_t a_step = g->a_step, a_next = g->a_next - g->a_run;
-  const int bases = (rows + 2) / 3;
-  const real *a[GEMM_BASES];
-  CK_UNROLL
-  for (int q = 0; q < bases; ++q) a[q] = at->a + 3 * q * a_step;
+  struct gemm_walk walk = gemm_walk_from(g, at->a, rows);
+  const int64_t next = g->a_next - g->a_run;
   for (int64_t left = g->terms; left > 0; left -= g->a_run) {
     const real *b_end = b + ck_min(left, g->a_run) * vectors * VF_LANES;
     CK_NO_UNROLL
@@ -72,20 +103,16 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
       for (int j = 0; j < vectors; ++j) w[j] = vf_load(b + j * VF_LANES);
       CK_UNROLL
       for (int i = 0; i < rows; ++i) {
-        const vf pixel = vf_set1(a[i / 3][i % 3 * a_step]);
+        const vf pixel = gemm_pixel(&walk, i);
         CK_UNROLL
         for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
       }
-      CK_UNROLL
-      for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += vectors * VF_LANES;
-      if (rows > 1) gemm_look_ahead(&weights, &input); /* one is done before they would come */
+      gemm_next_term(&walk, rows);
     } while (b < b_end);
-    CK_UNROLL
-    for (int q = 0; q < bases; ++q) a[q] += a_next;
+    gemm_next_run(&walk, next, rows);
   }
-  g->ahead[0].at = weights.at;
-  g->ahead[1].at = input.at;
+  gemm_walk_ends(g, &walk);
 
   if (at->residual) {
     const real *residual = at->residual;

@@ -88,12 +88,8 @@ CK_INLINE void gemm_halves_tile(struct ck_gemm_args *g, struct gemm_place *at, c
   struct gemm_halves sum;
   gemm_halves_begin(g, at->c, rows, tail, &sum);
 
-  struct ck_ahead weights = g->ahead[0], input = g->ahead[1];
-  const int64_t a_step = g->a_step, a_next = g->a_next - g->a_run;
-  const int bases = (rows + 2) / 3;
-  const real *a[GEMM_BASES];
-  CK_UNROLL
-  for (int q = 0; q < bases; ++q) a[q] = at->a + 3 * q * a_step;
+  struct gemm_walk walk = gemm_walk_from(g, at->a, rows);
+  const int64_t next = g->a_next - g->a_run;
   for (int64_t left = g->terms; left > 0; left -= g->a_run) {
     const real *b_end = b + ck_min(left, g->a_run) * 2 * VF_LANES;
     CK_NO_UNROLL
@@ -102,22 +98,17 @@ CK_INLINE void gemm_halves_tile(struct ck_gemm_args *g, struct gemm_place *at, c
       CK_UNROLL
       for (int i = 0; i < rows; i += 2) {
         const int j = gemm_partner(i, rows);
-        const vf pixel = vf_set1(a[i / 3][i % 3 * a_step]);
-        const vf partner = vf_set1(a[j / 3][j % 3 * a_step]);
+        const vf pixel = gemm_pixel(&walk, i), partner = gemm_pixel(&walk, j);
         sum.one[i] = vf_fma(pixel, one, sum.one[i]);
         if (j > i) sum.one[j] = vf_fma(partner, one, sum.one[j]);
         sum.two[i / 2] = vf_fma(vf_halves(pixel, partner), two, sum.two[i / 2]);
       }
-      CK_UNROLL
-      for (int q = 0; q < bases; ++q) a[q] = vf_hide(a[q] + 1);
       b += 2 * VF_LANES;
-      gemm_look_ahead(&weights, &input);
+      gemm_next_term(&walk, rows);
     } while (b < b_end);
-    CK_UNROLL
-    for (int q = 0; q < bases; ++q) a[q] += a_next;
+    gemm_next_run(&walk, next, rows);
   }
-  g->ahead[0].at = weights.at;
-  g->ahead[1].at = input.at;
+  gemm_walk_ends(g, &walk);
   gemm_halves_end(g, at, rows, tail, &sum);
 }
 
