@@ -1,6 +1,5 @@
 /* Depthwise: the choice of kernel, blocks of an image. 3x3 at stride 1 and 2 has kernels that walk
- * over the image itself; every other window, and planes, read rows that were staged (ck_dwstage.c).
- */
+ * over several rows of an image at once; every other window, and planes, are in ck_dwstage.c. */
 
 #include "ck_impl.h"
 
@@ -78,7 +77,7 @@ void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
   if (ck_dw_3x3(run))
     block_3x3(run, block, target);
   else
-    ck_dw_block_staged(run, block, target, scratch);
+    ck_dw_block_rows(run, block, target, scratch);
 }
 
 /* --------------------------------------------------------------------- a depthwise on its own */

@@ -28,6 +28,7 @@
 #endif
 
 #define CK_INLINE static inline __attribute__((always_inline))
+#define CK_LIKELY(x) __builtin_expect((x), 1)
 
 /* Vectors, and everything the workspace holds, start on a cache line. */
 #define CK_ALIGN 64
@@ -83,9 +84,11 @@ struct ck_dw_args {
   double low, high;
 };
 
-/* Depthwise, any window: one row of output, L channels. Steps are in elements of a staged row. */
+/* Depthwise, any window: one row of output, L channels. Steps are in elements of a row. */
 struct ck_dw_row_args {
-  const void *const *rows; /* kernel_h staged rows, at the first tap of the first output */
+  const void *const *rows; /* kernel_h rows, at their first pixel */
+  int64_t first;           /* from there to the first tap of the first output; may be negative */
+  int64_t row_end;         /* pixels are at [0, row_end); see ck_dw_is_literal */
   const void *weights;     /* [kernel_h * kernel_w][L] */
   const void *bias;        /* [L] */
   void *out;
@@ -241,7 +244,6 @@ struct ck_kernels {
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   int dw_rows;      /* output rows that a 3x3 kernel makes at once, at stride 1; a power of two */
-  int dw_group;     /* outputs that the general depthwise kernel makes at once */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL
@@ -508,7 +510,12 @@ struct ck_dw_walk {
   int64_t phases, group_columns;
 };
 struct ck_dw_walk ck_dw_walk_of(const ck_window *w);
-/* How many columns of the input dwconvKxK reads for `cols` outputs. */
+/* Whether a window, whose stride is so many dilations, is one of those with literal constants in
+ * dwconvKxK: these leave out columns outside a row. For all others a row has columns of zeros. */
+CK_INLINE bool ck_dw_is_literal(int64_t width, int64_t stride) {
+  return stride <= 3 && width >= 3 && width <= 9 && width % 2;
+}
+/* How many columns of the input are under `cols` outputs. */
 ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns);
 struct ck_blocking ck_dw_blocking(const struct ck_run *run);
 
@@ -522,8 +529,8 @@ struct ck_dw_target {
 };
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
                  const struct ck_dw_target *target, void *scratch);
-void ck_dw_block_staged(const struct ck_run *run, const struct ck_block *block,
-                        const struct ck_dw_target *target, void *scratch);
+void ck_dw_block_rows(const struct ck_run *run, const struct ck_block *block,
+                      const struct ck_dw_target *target, void *scratch);
 /* The 3x3 kernel for this window, or null. It sums column by column, all others row by row. */
 typedef void ck_dw_3x3_kernel(const struct ck_dw_args *);
 ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run);

@@ -105,6 +105,7 @@ static void row_step(const struct step *s, int64_t y, int64_t line) {
     const int64_t channel = (s->channel + c) % op->dw.channels;
     k->dwconvKxK(&(struct ck_dw_row_args){
         .rows = &sums,
+        .row_end = s->lines.columns * s->lines.channels,
         .weights = ck_at(op->dw.data, channel * op->conv.window.kernel_w, k->element),
         .bias = ck_at(op->dw.bias, channel, k->element),
         .out = ck_at_mut(run->y, pixel * run->out_channels + s->channel + c, k->element),

@@ -21,7 +21,6 @@ const struct ck_kernels CK_FN(kernels) = {
     .gemm_rows = VF_GEMM_ROWS,
     .gemm_vectors = GEMM_MAX_VECTORS,
     .dw_rows = VF_DW_ROWS,
-    .dw_group = DW_GROUP,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #include "ck_kernels.inc"
 #undef CK_KERNEL

@@ -12,10 +12,12 @@ CK_INLINE void vf_store_either(real *p, bool full, vf_tail tail, vf x) {
     vf_store_n(p, tail, x);
 }
 
-/* The same pointer, but the compiler does not know. Where it did, it kept the addresses of a first
- * pass over some rows for a second pass, and spilled them in between. */
+/* A pointer or an integer stays the same, but the compiler does not know. Where it did, it kept the
+ * addresses of a first pass over some rows for a second pass, and spilled them in between. */
+#define CK_HIDE(x) __asm__("" : "+r"(x))
+
 CK_INLINE const real *vf_hide(const real *p) {
-  __asm__("" : "+r"(p));
+  CK_HIDE(p);
   return p;
 }
 

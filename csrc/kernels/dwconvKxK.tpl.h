@@ -1,14 +1,12 @@
 /* Depthwise with any kernel size, stride, dilation and multiplier: one output row of one vector of
- * channels, from rows that the driver has staged (dw_stage below). A staged row is contiguous: L
- * channels of a pixel, then those of the next, padding included, so that here nothing is a border,
- * a tail or a cache conflict.
+ * channels, from rows of pixels, of the image itself or staged (ck_dwstage.c).
  *
  * Outputs x, x + q, x + 2q, ... with q = dilation / gcd(stride, dilation) read columns that are
  * whole dilations apart, so along them any convolution is one without dilation, of stride s =
  * stride / gcd. The row falls into q such phases. In a phase a column of the input goes to every
  * output of a group that needs it. With widths 3, 5, 7, 9 and s = 1, 2, 3 as literal constants the
- * weights of a kernel row and the sums stay in registers, and a load feeds up to 7 FMAs; every
- * other size loads a column once per tap.
+ * weights of a kernel row and the sums stay in registers, a load feeds up to 7 FMAs, and columns
+ * outside the row are left out; every other size loads a column once per tap.
  *
  * Taps are summed row by row, left to right, from the bias on.
  */
@@ -22,51 +20,100 @@ CK_INLINE int dw_group_size(int width, int wanted) {
   return room < wanted ? room : wanted;
 }
 
-/* Add one kernel row to a group of sums. Width 0 stands for any, and then `stride` is any too; sums
- * past `count` repeat the last. At a longer stride a column feeds few sums, whose FMAs wait for one
- * another: there the halves of a large group go side by side. */
-CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, const real *in,
-                          vf *sum, int64_t count, const int width, const int stride,
-                          const int size) {
-  if (width == 0) {
-    for (int64_t kx = 0; kx < d->kernel_w; ++kx, in += d->tap_step) {
-      const vf w = vf_load(weights + kx * VF_LANES);
-      CK_UNROLL
-      for (int p = 0; p < size; ++p)
-        sum[p] = vf_fma(vf_load(in + ck_min(p, count - 1) * d->group_step), w, sum[p]);
-    }
-    return;
-  }
+/* At a longer stride a column feeds few sums, whose FMAs wait for one another: there the halves of
+ * a large group go side by side. */
+enum { DW_MAX_PARTS = 2 };
+
+CK_INLINE int dw_parts(int stride, int size) {
+  return stride > 1 && size == DW_LARGE_GROUP ? DW_MAX_PARTS : 1;
+}
+
+/* Columns under so many neighbouring outputs of a phase; at most 13 * 3 + 9. */
+CK_INLINE int dw_columns(int outputs, int width, int stride) {
+  return (outputs - 1) * stride + width;
+}
+
+/* Bit j: the j-th of some columns, the first of which is at an element of a row, lies in the row.
+ */
+CK_INLINE uint64_t dw_columns_there(const struct ck_dw_row_args *d, int64_t first, int columns) {
+  uint64_t there = ~UINT64_C(0);
+  if (first < 0) there <<= ck_min(63, ck_ceil_div(-first, d->tap_step));
+  if (first + (columns - 1) * d->tap_step >= d->row_end)
+    there &= ~(~UINT64_C(0) << ck_min(63, ck_ceil_div(ck_max(0, d->row_end - first), d->tap_step)));
+  return there;
+}
+
+/* Add one kernel row to a group of sums, the first of whose columns is at an element of the row.
+ * The compiler would keep the places of all columns for the next row, which are more than there are
+ * registers; and where a column feeds few sums, load it for each. */
+CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, const real *row,
+                          int64_t first, const uint64_t *there, vf *sum, const int width,
+                          const int stride, const int size) {
+  const int parts = dw_parts(stride, size), part = size / parts;
+  int64_t at[DW_MAX_PARTS] = {first, first + part * d->group_step}, tap_step = d->tap_step;
+  uint64_t here[DW_MAX_PARTS] = {there[0], there[1]};
   vf w[DW_MAX_WIDTH];
+  CK_HIDE(tap_step);
+  CK_UNROLL
+  for (int i = 0; i < parts; ++i) {
+    CK_HIDE(at[i]);
+    CK_HIDE(here[i]);
+  }
   CK_UNROLL
   for (int kx = 0; kx < width; ++kx) w[kx] = vf_load(weights + kx * VF_LANES);
-  const int parts = stride > 1 && size == DW_LARGE_GROUP ? 2 : 1, part = size / parts;
-  const real *at[2] = {in, in + part * d->group_step};
   CK_UNROLL
-  for (int j = 0; j < (part - 1) * stride + width; ++j) {
+  for (int j = 0; j < dw_columns(part, width, stride); ++j) {
     CK_UNROLL
     for (int i = 0; i < parts; ++i) {
-      const vf x = vf_load(at[i]);
-      vf *to = sum + i * part;
-      at[i] += d->tap_step;
-      CK_UNROLL
-      for (int p = 0; p < part; ++p)
-        if (j >= p * stride && j < p * stride + width) to[p] = vf_fma(x, w[j - p * stride], to[p]);
+      if (CK_LIKELY(here[i] >> j & 1)) {
+        const vf x = vf_load(row + at[i]);
+        vf *to = sum + i * part;
+        if (stride > 1) CK_HIDE(at[i]);
+        CK_UNROLL
+        for (int p = 0; p < part; ++p)
+          if (j >= p * stride && j < p * stride + width)
+            to[p] = vf_fma(x, w[j - p * stride], to[p]);
+      }
+      at[i] += tap_step;
     }
   }
 }
 
-/* A group of outputs of one phase, the first `count` of which exist. */
+/* The same for any width and stride: all columns are there, and sums past `count` repeat the last.
+ */
+CK_INLINE void dw_add_any_row(const struct ck_dw_row_args *d, const real *weights, const real *in,
+                              vf *sum, int64_t count, const int size) {
+  for (int64_t kx = 0; kx < d->kernel_w; ++kx, in += d->tap_step) {
+    const vf w = vf_load(weights + kx * VF_LANES);
+    CK_UNROLL
+    for (int p = 0; p < size; ++p)
+      sum[p] = vf_fma(vf_load(in + ck_min(p, count - 1) * d->group_step), w, sum[p]);
+  }
+}
+
+/* A group of outputs of one phase, the first `count` of which exist. Width 0 stands for any, and
+ * then the stride is any too. */
 CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count, const int width,
                         const int stride, const int size) {
+  const int parts = dw_parts(stride, size), part = size / parts;
+  const int64_t first = d->first + x * d->out_step;
   const real *weights = d->weights;
   const vf bias = vf_load(d->bias);
+  uint64_t there[DW_MAX_PARTS] = {0};
   vf sum[DW_LARGE_GROUP];
   CK_UNROLL
+  for (int i = 0; i < parts; ++i)
+    there[i] =
+        dw_columns_there(d, first + i * part * d->group_step, dw_columns(part, width, stride));
+  CK_UNROLL
   for (int p = 0; p < size; ++p) sum[p] = bias;
-  for (int64_t ky = 0; ky < d->kernel_h; ++ky, weights += d->kernel_w * VF_LANES)
-    dw_add_row(d, weights, (const real *)d->rows[ky] + x * d->out_step, sum, count, width, stride,
-               size);
+  for (int64_t ky = 0; ky < d->kernel_h; ++ky, weights += d->kernel_w * VF_LANES) {
+    const real *row = d->rows[ky];
+    if (width == 0)
+      dw_add_any_row(d, weights, row + first, sum, count, size);
+    else
+      dw_add_row(d, weights, row, first, there, sum, width, stride, size);
+  }
 
   const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
   const bool full = d->lanes == VF_LANES;
@@ -117,7 +164,7 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
   static void (*const instances[4][3])(const struct ck_dw_row_args *) = {
       DW_STRIDES(3), DW_STRIDES(5), DW_STRIDES(7), DW_STRIDES(9)};
   const int64_t stride = d->group_step / d->tap_step, width = d->kernel_w;
-  if (stride <= 3 && width >= 3 && width <= 9 && width % 2)
+  if (ck_dw_is_literal(width, stride))
     instances[width / 2 - 1][stride - 1](d);
   else
     dw_row(d, 0, 0);
