@@ -18,14 +18,13 @@ ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run) {
 
 /* Where pixels lie a multiple of so many bytes apart, columns share few sets of L1, and those of
  * six input rows evict each other (measured, 256 and 512 channels: 0.92 and 0.82 of the speed of
- * two rows at once; all other numbers: 1.08 to 1.22). */
+ * two rows at once; all other numbers: 1.08 to 1.22, at stride 2 1.04 to 1.08). */
 enum { CONFLICT_BYTES = 1024 };
 
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows) {
   const struct ck_kernels *k = run->op->kernels;
   const bool conflict = pixel_step * k->element % CONFLICT_BYTES == 0;
-  const bool many = run->op->conv.window.stride_h == 1 && !conflict;
-  const int64_t most = ck_min(rows, many ? k->dw_rows : ck_min(2, k->dw_rows));
+  const int64_t most = ck_min(rows, conflict ? ck_min(2, k->dw_rows) : k->dw_rows);
   int at_once = 1;
   while (2 * at_once <= most) at_once *= 2;
   return at_once;
@@ -40,7 +39,7 @@ const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y) {
 /* ------------------------------------------------------------------------------------ 3x3 kernels
  */
 
-enum { MAX_ROWS_3X3 = 4 + 2 }; /* under four output rows at stride 1 */
+enum { MAX_ROWS_3X3 = 2 * 3 + 3 }; /* under four output rows at stride 2 */
 
 static void block_3x3(const struct ck_run *run, const struct ck_block *block,
                       const struct ck_dw_target *target) {

@@ -60,10 +60,17 @@ static int64_t vectors_of(const struct ck_run *run, int64_t vector_bytes) {
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 1; /* which dw_stage has loops for */
 }
 
+/* Rows of output that a 3x3 kernel makes at once from staged rows. These lie in L1, so that at
+ * stride 2, where every other one is read once only, more than two at once gain nothing. */
+static int rows_at_once(const struct ck_run *run, int64_t rows) {
+  const bool few = run->op->conv.window.stride_h > 1;
+  return ck_dw_rows(run, run->op->kernels->lanes, few ? ck_min(2, rows) : rows);
+}
+
 /* Rows under one call of a kernel, beyond those under one row of outputs. */
 static int64_t more_rows(const struct ck_run *run) {
-  const int64_t at_once = ck_dw_rows(run, run->op->kernels->lanes, run->out_h);
-  return ck_dw_3x3(run) ? run->op->conv.window.stride_h * (at_once - 1) : 0;
+  if (!ck_dw_3x3(run)) return 0;
+  return run->op->conv.window.stride_h * (rows_at_once(run, run->out_h) - 1);
 }
 
 static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ring) {
@@ -361,7 +368,7 @@ static void staged_3x3(struct stage *s, const struct ck_block *block,
       .high = target->activation->high,
   };
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = ck_dw_rows(run, args.pixel_step, block->rows - r);
+    args.out_rows = rows_at_once(run, block->rows - r);
     args.offset = target->offset + r * block->cols;
     stage_rows(s, (block->y + r) * stride - run->image.pad_top, 1,
                (args.out_rows - 1) * stride + 3);

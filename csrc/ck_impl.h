@@ -243,7 +243,7 @@ struct ck_kernels {
   int lanes;        /* elements of a vector, L */
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
-  int dw_rows;      /* output rows that a 3x3 kernel makes at once, at stride 1; a power of two */
+  int dw_rows;      /* output rows that a 3x3 kernel makes at once; a power of two */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL

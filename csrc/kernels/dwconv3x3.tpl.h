@@ -1,4 +1,4 @@
-/* Depthwise 3x3 at stride 1 and 2; one or two output rows at once, or four at stride 1.
+/* Depthwise 3x3 at stride 1 and 2; one, two or four output rows at once.
  *
  * The kernel walks along the columns of the input: each vector of channels is loaded once and goes
  * into every output that needs it, up to 3 columns x 3 rows, whose sums slide along in registers.
@@ -9,7 +9,7 @@
  *
  * Taps are summed column by column, top down, from the bias on.
  */
-enum { DW_MAX_ROWS = 4, DW_MAX_IN_ROWS = DW_MAX_ROWS + 2 };
+enum { DW_MAX_ROWS = 4, DW_MAX_IN_ROWS = 2 * (DW_MAX_ROWS - 1) + 3 };
 
 struct dw_walk {
   const real *row[DW_MAX_IN_ROWS];
@@ -114,18 +114,14 @@ CK_INLINE void dw3x3_rows(const struct ck_dw_args *d, const int stride, const in
     dw3x3_pass(d, channel, stride, rows, false, vf_first(d->channel_end - channel));
 }
 
-static void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) {
+CK_INLINE void dw3x3(const struct ck_dw_args *d, const int stride) {
   if (VF_DW_ROWS >= 4 && d->out_rows == 4)
-    dw3x3_rows(d, 1, 4);
+    dw3x3_rows(d, stride, 4);
   else if (VF_DW_ROWS >= 2 && d->out_rows == 2)
-    dw3x3_rows(d, 1, 2);
+    dw3x3_rows(d, stride, 2);
   else
-    dw3x3_rows(d, 1, 1);
+    dw3x3_rows(d, stride, 1);
 }
 
-static void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) {
-  if (VF_DW_ROWS >= 2 && d->out_rows == 2)
-    dw3x3_rows(d, 2, 2);
-  else
-    dw3x3_rows(d, 2, 1);
-}
+static void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) { dw3x3(d, 1); }
+static void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) { dw3x3(d, 2); }
