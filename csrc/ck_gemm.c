@@ -256,7 +256,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.vectors = (int)ck_ceil_div(args.columns, k->lanes);
     const int64_t width = (int64_t)args.vectors * k->lanes;
     args.a = ck_at(panel->data, g->view.pixels ? begin : 0, k->element);
-    args.b = ck_at(w->data, column * w->terms + begin * width, k->element);
+    args.b = ck_at(w->data, ck_panel_at(k, w, column) + begin * width, k->element);
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
     args.ahead[0] = panel_after(g, next, ck_at(args.b, w->terms * width, k->element),
                                 (end - begin) * ck_min(rest - args.columns, w->panel_columns));

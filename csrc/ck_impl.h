@@ -243,6 +243,7 @@ struct ck_kernels {
   int lanes;        /* elements of a vector, L */
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
+  bool gemm_halves; /* or MR x 3/2 L, at three quarters of the time of one of 2 L */
   int dw_rows;      /* output rows that a 3x3 kernel makes at once; a power of two */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
@@ -259,8 +260,8 @@ struct ck_span {
 
 /* ------------------------------------------------------------------------------ packed weights */
 
-/* The GEMM's right operand: panels of `panel_columns`, each [terms][panel_columns], the last one
- * only as many vectors wide as it needs. Padding columns are zero. */
+/* The GEMM's right operand: panels of `panel_columns`, each [terms][whole vectors of them], the
+ * last one only as many vectors wide as it needs. Padding columns are zero. */
 struct ck_gemm_weights {
   int64_t terms, columns;
   int64_t panel_columns;
@@ -288,6 +289,11 @@ struct ck_group_weights {
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
                      int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
                      const void *bias, struct ck_dw_weights *packed);
+/* Columns of all panels, padding included; where the panel of some first column begins, in
+ * elements.
+ */
+int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w);
+int64_t ck_panel_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column);
 /* Some columns, from the first of a panel on. */
 struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,
                                        struct ck_span columns);

@@ -33,13 +33,38 @@ static void gather(void *to, const void *from, int64_t stride, int64_t n, int el
   }
 }
 
+/* The time that so many columns take in panels of `panel`: a panel of one vector takes two units,
+ * of one and a half three, of two four. */
+static int64_t panels_time(const struct ck_kernels *k, int64_t columns, int64_t panel) {
+  const int64_t rest = columns % panel, halves = ck_ceil_div(2 * rest, k->lanes);
+  const int64_t last = rest == 0 ? 0 : halves <= 2 ? 2 : k->gemm_halves ? halves : 4;
+  return columns / panel * (2 * panel / k->lanes) + last;
+}
+
+/* Two vectors; or one and a half, as for 40 columns, which are 24 and 16. */
+static int64_t panel_columns(const struct ck_kernels *k, int64_t columns) {
+  const int64_t two = (int64_t)k->gemm_vectors * k->lanes, less = two - k->lanes / 2;
+  const bool pays = k->gemm_halves && panels_time(k, columns, less) < panels_time(k, columns, two);
+  return pays ? less : two;
+}
+
+int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w) {
+  const int64_t last = (w->columns - 1) % w->panel_columns + 1;
+  const int64_t others = (w->columns - last) / w->panel_columns;
+  return others * ck_round_up(w->panel_columns, k->lanes) + ck_round_up(last, k->lanes);
+}
+
+int64_t ck_panel_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column) {
+  return column / w->panel_columns * ck_round_up(w->panel_columns, k->lanes) * w->terms;
+}
+
 /* Panels of columns, each [terms][columns]. */
 static void pack_panels(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
                         const ck_weights *w, struct ck_gemm_weights *packed) {
   for (int64_t first = 0; first < packed->columns; first += packed->panel_columns) {
     const int64_t n = ck_min(packed->panel_columns, packed->columns - first);
     const int64_t width = ck_round_up(n, k->lanes);
-    char *to = ck_at_mut(packed->data, first * packed->terms, k->element);
+    char *to = ck_at_mut(packed->data, ck_panel_at(k, packed, first), k->element);
     for (int64_t ky = 0; ky < window->kernel_h; ++ky)
       for (int64_t kx = 0; kx < window->kernel_w; ++kx)
         for (int64_t c = 0; c < in_channels; ++c) {
@@ -76,18 +101,17 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
     return CK_E_OVERFLOW;
   const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
-  if (columns > INT64_MAX - panel - k->gemm_rows || terms > INT64_MAX - k->lanes)
-    return CK_E_OVERFLOW;
+  if (columns > INT64_MAX / 2 || terms > INT64_MAX - k->lanes) return CK_E_OVERFLOW;
   packed->terms = terms;
   packed->columns = columns;
-  packed->panel_columns = panel;
+  packed->panel_columns = layout == CK_NCHW ? panel : panel_columns(k, columns);
   packed->layout = layout;
   const int64_t padded = ck_round_up(columns, k->lanes);
   const bool planar = layout == CK_NCHW;
   ck_status status =
       planar ? alloc_elements(ck_round_up(terms, k->lanes), ck_round_up(columns, k->gemm_rows),
                               k->element, &packed->data)
-             : alloc_elements(terms, padded, k->element, &packed->data);
+             : alloc_elements(terms, ck_panels_width(k, packed), k->element, &packed->data);
   if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
   if (status != CK_OK) return status;
   if (planar)
@@ -101,7 +125,7 @@ struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct 
                                        struct ck_span columns) {
   struct ck_gemm_weights some = *w;
   some.columns = columns.end - columns.begin;
-  some.data = ck_at_mut(w->data, columns.begin * w->terms, k->element);
+  some.data = ck_at_mut(w->data, ck_panel_at(k, w, columns.begin), k->element);
   some.bias = ck_at_mut(w->bias, columns.begin, k->element);
   return some;
 }

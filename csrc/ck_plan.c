@@ -65,10 +65,6 @@ struct ck_plan {
 
 /* ---------------------------------------------------------------------- what the steps are */
 
-static int64_t gemm_bytes(const struct ck_gemm_weights *w, int element) {
-  return w->terms * ck_round_up(w->columns, w->panel_columns ? w->panel_columns : 1) * element;
-}
-
 static int64_t weight_bytes(const struct ck_run *run) {
   const ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
@@ -76,7 +72,8 @@ static int64_t weight_bytes(const struct ck_run *run) {
   const bool spatial = op->kind == CK_OP_SPATIAL;
   const int64_t taps = spatial ? w->kernel_h + w->kernel_w : w->kernel_h * w->kernel_w;
   int64_t bytes = op->dw.channels * (op->gemms ? 1 : run->group_in) * taps * element;
-  for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(&op->gemm[g], element);
+  for (int64_t g = 0; g < op->gemms; ++g)
+    bytes += op->gemm[g].terms * ck_panels_width(op->kernels, &op->gemm[g]) * element;
   return bytes;
 }
 

@@ -2,8 +2,11 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from cases import CHANNELS, call, channels_id, check
+
+import convkern as ck
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -128,3 +131,20 @@ def test_sums_that_cancel():
 def test_layers_of_real_networks(size, stride, data):
     check(call(OP, (1, size, size, 32), padding="same", stride=stride, data=data))
     check(call(OP, (1, size, size, 24), kernel=(5, 5), padding="same", stride=stride, data=data))
+
+
+@pytest.mark.parametrize("padding", [0, 2, ((11, 0), (0, 13)), ((0, 1), (19, 20))], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3], ids="stride_{}".format)
+@pytest.mark.parametrize("width", [3, 5, 7, 9], ids="width_{}".format)
+def test_image_in_place_and_staged(width, stride, padding):
+    """Where 1024 channels lie side by side, rows are staged; few channels are read in place."""
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((2, 10, 17, 1024), np.float32)
+    w = rng.standard_normal((4, width, 1024), np.float32)
+    for dilation in (1, 2):
+        window = {"stride": stride, "dilation": dilation, "padding": padding}
+        y = ck.depthwise_conv2d(x, w, **window)
+        for some in (slice(0, 16), slice(0, 56), slice(64, 83)):
+            few = ck.depthwise_conv2d(x[..., some], w[..., some], **window)
+            np.testing.assert_array_equal(few, y[..., some])
+        np.testing.assert_allclose(y, ck.naive.depthwise_conv2d(x, w, **window), atol=2e-4)

@@ -33,6 +33,14 @@ def test_half_a_vector(pixels, activation, data):
         check(call(OP, (1, 1, outputs, 9), **made | {"outputs": pixels}, layout="NCHW"))
 
 
+@pytest.mark.parametrize("outputs", [20, 36, 40, 68, 72, 136, 264], ids="outputs_{}".format)
+def test_panels_of_a_vector_and_a_half(outputs, data):
+    """As 40 outputs, which are 24 and 16 where a vector is 16."""
+    for pixels in (1, 3, 29):
+        made = {"outputs": outputs, "residual": True, "activation": "relu6", "data": data}
+        check(call(OP, (1, 1, pixels, 70), **made))
+
+
 @pytest.mark.parametrize("channels", [127, 129, 255, 256, 257, 511, 512, 513, 1024, 2048, 4099])
 def test_long_sums(channels, data):
     for pixels, outputs in ((1, 33), (15, 8), (27, 24), (29, 65)):
@@ -72,6 +80,7 @@ def test_ranges_of_terms(activation, data):
     made = {"outputs": 3, "residual": True, "activation": activation, "data": data}
     check(call(OP, (1, 1, 2, 40009), **made))
     check(call(OP, (1, 1, 5, 40009), **made | {"outputs": 23}))
+    check(call(OP, (1, 1, 5, 40009), **made | {"outputs": 40}))
 
 
 @pytest.mark.parametrize("size", [(21, 19), (2, 401)], ids=["several_rows", "part_of_a_row"])

@@ -60,6 +60,7 @@ def test_any_pooling(isa, eager, name, data):
 FEW_ROWS = {
     "pointwise": {"op": "pointwise_conv2d", "x": (1, 1, 37), "outputs": 211},
     "pointwise_7x7": {"op": "pointwise_conv2d", "x": (7, 7, 37), "outputs": 131},
+    "pointwise_136": {"op": "pointwise_conv2d", "x": (1, 2, 37), "outputs": 136},
     "conv2d": {"op": "conv2d", "x": (3, 5, 9), "outputs": 131, "padding": 1, "stride": 2},
     "groups": {"op": "conv2d", "x": (2, 3, 170), "outputs": 190, "groups": 10, "padding": 1},
     "narrow_groups": {"op": "conv2d", "x": (2, 3, 57), "outputs": 114, "groups": 19, "padding": 1},

@@ -20,6 +20,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .lanes = VF_LANES,
     .gemm_rows = VF_GEMM_ROWS,
     .gemm_vectors = GEMM_MAX_VECTORS,
+    .gemm_halves = VF_HAS_HALVES,
     .dw_rows = VF_DW_ROWS,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #include "ck_kernels.inc"

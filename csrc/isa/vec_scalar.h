@@ -25,7 +25,7 @@ CK_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; } /* rounds twice: -ff
 CK_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
 CK_INLINE vf vf_min(vf a, vf b) { return a < b ? a : b; }
 /* The larger; NaN where either is NaN. */
-CK_INLINE vf vf_maximum(vf a, vf b) { return (b > a) | (b != b) ? b : a; }
+CK_INLINE vf vf_maximum(vf a, vf b) { return ((b > a) | (b != b)) ? b : a; }
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }

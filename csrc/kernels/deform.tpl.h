@@ -57,7 +57,7 @@ CK_INLINE void deform_locate(const struct ck_deform_args *d, int64_t first, cons
   const uint32_t tap_x = (uint32_t)d->tap_x + (uint32_t)first * stride;
   for (uint32_t i = 0; i < DEFORM_CHUNK; ++i) {
     const uint32_t y = tap_y + (uint32_t)down[i], x = tap_x + i * stride + (uint32_t)right[i];
-    at[i] = (y < rows) & (x < columns) ? (int32_t)(y * row + x * pixel_step) : -1;
+    at[i] = ((y < rows) & (x < columns)) ? (int32_t)(y * row + x * pixel_step) : -1;
   }
 }
 

@@ -68,7 +68,7 @@ CK_INLINE void dw_add_row(const struct ck_dw_row_args *d, const real *weights, c
       if (CK_LIKELY(here[i] >> j & 1)) {
         const vf x = vf_load(row + at[i]);
         vf *to = sum + i * part;
-        if (width <= 3 * stride) CK_HIDE(at[i]);
+        if (stride > 1 || width == 3) CK_HIDE(at[i]);
         CK_UNROLL
         for (int p = 0; p < part; ++p)
           if (j >= p * stride && j < p * stride + width)
