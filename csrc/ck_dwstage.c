@@ -131,9 +131,20 @@ static bool stays_in_l1(const struct ck_run *run) {
   return apart <= ALWAYS || lines <= ck_cpu_l1d_bytes() / LINE / apart;
 }
 
+/* The elements of a padded row, and of what a group of outputs reaches beyond it, are counted in 63
+ * bits. */
+static bool counts_in_place(const struct ck_run *run) {
+  enum { MOST_COLUMNS = 64 }; /* under a group */
+  const ck_image *i = &run->image;
+  int64_t columns;
+  return ck_mul(run->op->conv.window.dilation_w, MOST_COLUMNS, &columns) &&
+         ck_add(columns, i->width, &columns) && ck_add(columns, i->pad_left, &columns) &&
+         ck_add(columns, i->pad_right, &columns) && ck_mul(columns, i->channels, &columns);
+}
+
 static bool reads_in_place(const struct ck_run *run) {
   return run->op->conv.layout == CK_NHWC && run->group_in == 1 && run->group_out == 1 &&
-         skips_padding(run) && stays_in_l1(run);
+         skips_padding(run) && counts_in_place(run) && stays_in_l1(run);
 }
 
 /* What the staging of some channels needs to know. */
