@@ -289,10 +289,9 @@ struct ck_group_weights {
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
                      int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
                      const void *bias, struct ck_dw_weights *packed);
-/* Columns of all panels, padding included; where the panel of some first column begins, in
- * elements.
- */
+/* Columns of all panels, padding included. */
 int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w);
+/* The element at which the panel begins whose first column this is. */
 int64_t ck_panel_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column);
 /* Some columns, from the first of a panel on. */
 struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,

@@ -33,19 +33,19 @@ static void gather(void *to, const void *from, int64_t stride, int64_t n, int el
   }
 }
 
-/* The time that so many columns take in panels of `panel`: a panel of one vector takes two units,
- * of one and a half three, of two four. */
+/* The time that so many columns take in panels of `panel`, where a tile may have half a vector: as
+ * many units as it has halves, but two at least. */
 static int64_t panels_time(const struct ck_kernels *k, int64_t columns, int64_t panel) {
-  const int64_t rest = columns % panel, halves = ck_ceil_div(2 * rest, k->lanes);
-  const int64_t last = rest == 0 ? 0 : halves <= 2 ? 2 : k->gemm_halves ? halves : 4;
+  const int64_t rest = columns % panel;
+  const int64_t last = rest ? ck_max(2, ck_ceil_div(2 * rest, k->lanes)) : 0;
   return columns / panel * (2 * panel / k->lanes) + last;
 }
 
 /* Two vectors; or one and a half, as for 40 columns, which are 24 and 16. */
-static int64_t panel_columns(const struct ck_kernels *k, int64_t columns) {
+static int64_t panel_columns(const struct ck_kernels *k, ck_layout layout, int64_t columns) {
   const int64_t two = (int64_t)k->gemm_vectors * k->lanes, less = two - k->lanes / 2;
-  const bool pays = k->gemm_halves && panels_time(k, columns, less) < panels_time(k, columns, two);
-  return pays ? less : two;
+  if (layout == CK_NCHW || !k->gemm_halves) return two;
+  return panels_time(k, columns, less) < panels_time(k, columns, two) ? less : two;
 }
 
 int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w) {
@@ -100,11 +100,10 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   int64_t terms;
   if (!ck_mul(window->kernel_h, window->kernel_w, &terms) || !ck_mul(terms, in_channels, &terms))
     return CK_E_OVERFLOW;
-  const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
   if (columns > INT64_MAX / 2 || terms > INT64_MAX - k->lanes) return CK_E_OVERFLOW;
   packed->terms = terms;
   packed->columns = columns;
-  packed->panel_columns = layout == CK_NCHW ? panel : panel_columns(k, columns);
+  packed->panel_columns = panel_columns(k, layout, columns);
   packed->layout = layout;
   const int64_t padded = ck_round_up(columns, k->lanes);
   const bool planar = layout == CK_NCHW;
