@@ -58,25 +58,12 @@ CK_INLINE void gemm_halves_end(const struct ck_gemm_args *g, struct gemm_place *
     }
     at->residual += rows * g->c_step;
   }
-  if (g->low > -INFINITY) {
-    const vf low = vf_set1((real)g->low);
-    CK_UNROLL
-    for (int i = 0; i < rows; ++i) sum->one[i] = vf_max(low, sum->one[i]);
-    CK_UNROLL
-    for (int i = 0; i < rows; i += 2) sum->two[i / 2] = vf_max(low, sum->two[i / 2]);
-  }
-  if (g->high < INFINITY) {
-    const vf high = vf_set1((real)g->high);
-    CK_UNROLL
-    for (int i = 0; i < rows; ++i) sum->one[i] = vf_min(high, sum->one[i]);
-    CK_UNROLL
-    for (int i = 0; i < rows; i += 2) sum->two[i / 2] = vf_min(high, sum->two[i / 2]);
-  }
+  const vf low = vf_set1((real)g->low), high = vf_set1((real)g->high);
   real *c = at->c;
   CK_UNROLL
   for (int i = 0; i < rows; ++i, c += g->c_step) {
-    const vf two = sum->two[i / 2];
-    vf_store(c, sum->one[i]);
+    const vf two = vf_min(high, vf_max(low, sum->two[i / 2]));
+    vf_store(c, vf_min(high, vf_max(low, sum->one[i])));
     vf_store_n(c + VF_LANES, tail, i % 2 ? vf_upper(two) : two);
   }
   at->c = c;
