@@ -129,6 +129,7 @@ cdef extern from "convkern.h" nogil:
         int64_t rows
         int64_t offset
         int64_t bytes
+        int inside
 
     ck_status ck_plan_create(const ck_step *, int64_t, int, ck_plan **)
     void ck_plan_destroy(ck_plan *)

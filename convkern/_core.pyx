@@ -276,13 +276,13 @@ cdef class Plan:
         _raise(status, self.name)
 
     def places(self):
-        """For each step (group, band, rows, offset, bytes), see ck_place; and the workspace."""
+        """For each step (group, band, rows, offset, bytes, inside), see ck_place; and the workspace."""
         cdef ck_place p
         cdef int64_t i
         places = []
         for i in range(self.steps):
             _raise(ck_plan_place(self.plan, i, &p), self.name)
-            places.append((p.group, p.band, p.rows, p.offset, p.bytes))
+            places.append((p.group, p.band, p.rows, p.offset, p.bytes, bool(p.inside)))
         return places, ck_plan_workspace_size(self.plan)
 
 

@@ -88,6 +88,8 @@ class PlannedStep(NamedTuple):
         Rows of this step's array that are kept in memory; 0 where all are.
     bytes : int
         What the array takes in the arena; 0 for the output, which is the caller's.
+    inside : bool
+        Made within the next step, a few channels of some pixels at a time; the array never exists.
     """
 
     names: tuple[str, ...]
@@ -98,6 +100,7 @@ class PlannedStep(NamedTuple):
     band: int
     rows: int
     bytes: int
+    inside: bool
 
 
 class Plan(NamedTuple):
@@ -123,6 +126,8 @@ class Plan(NamedTuple):
             runs = f"bands of {step.band} rows" if step.band else "whole"
             if step.rows:
                 runs += f", keeps {step.rows}"
+            if step.inside:
+                runs = "inside the next"
             rows.append(
                 (
                     str(step.group),
@@ -270,11 +275,12 @@ class Graph:
         shapes = program.shapes
         steps = tuple(
             PlannedStep(
-                s.names, s.layer, shapes[s.inputs[0]], shapes[s.output], g, band, rows, size
+                s.names, s.layer, shapes[s.inputs[0]], shapes[s.output], g, band, rows, size, inside
             )
-            for s, (g, band, rows, _, size) in zip(self._steps, places, strict=True)
+            for s, (g, band, rows, _, size, inside) in zip(self._steps, places, strict=True)
         )
-        return Plan(steps, max((at + size for *_, at, size in places), default=0), workspace)
+        arena = max((at + size for *_, at, size, _ in places), default=0)
+        return Plan(steps, arena, workspace)
 
     def _shapes(self, x_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         shapes = {self._input: x_shape}

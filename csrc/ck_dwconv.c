@@ -41,34 +41,55 @@ const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y) {
 
 enum { MAX_ROWS_3X3 = 2 * 3 + 3 }; /* under four output rows at stride 2 */
 
+void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
+                    const struct ck_dw_args *args,
+                    const void *(*row_at)(const void *context, int64_t y), const void *context) {
+  const int64_t stride = run->op->conv.window.stride_h;
+  const void *rows[MAX_ROWS_3X3];
+  struct ck_dw_args some = *args;
+  some.rows = rows;
+  for (int64_t r = 0; r < block->rows; r += some.out_rows) {
+    some.out_rows = ck_dw_rows(run, some.pixel_step, block->rows - r);
+    some.offset = args->offset + r * some.offset_row;
+    const int64_t first = (block->y + r) * stride - run->image.pad_top;
+    for (int64_t i = 0; i < (some.out_rows - 1) * stride + 3; ++i)
+      rows[i] = row_at(context, first + i);
+    ck_dw_3x3(run)(&some);
+  }
+}
+
+/* One image of a run. */
+struct image {
+  const struct ck_run *run;
+  int64_t index;
+};
+
+static const void *row_of_image(const void *context, int64_t y) {
+  const struct image *image = context;
+  return ck_image_row(image->run, image->index, y);
+}
+
 static void block_3x3(const struct ck_run *run, const struct ck_block *block,
                       const struct ck_dw_target *target) {
   const struct ck_op *op = run->op;
-  const int64_t stride = op->conv.window.stride_h;
-  const void *rows[MAX_ROWS_3X3];
-  struct ck_dw_args args = {
-      .rows = rows,
+  const struct image image = {run, block->image};
+  const struct ck_dw_args args = {
       .weights = op->dw.data,
       .bias = op->dw.bias,
       .out = target->out,
+      .offset = target->offset,
+      .offset_row = block->cols,
       .out_step = target->out_step,
       .channel_begin = target->channel_begin,
       .channel_end = target->channel_end,
       .pixel_step = run->image.channels,
       .in_w = run->image.width,
       .out_w = block->cols,
-      .x0 = block->x * stride - run->image.pad_left,
+      .x0 = block->x * op->conv.window.stride_w - run->image.pad_left,
       .low = target->activation->low,
       .high = target->activation->high,
   };
-  for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = ck_dw_rows(run, args.pixel_step, block->rows - r);
-    args.offset = target->offset + r * block->cols;
-    const int64_t first = (block->y + r) * stride - run->image.pad_top;
-    for (int64_t i = 0; i < (args.out_rows - 1) * stride + 3; ++i)
-      rows[i] = ck_image_row(run, block->image, first + i);
-    ck_dw_3x3(run)(&args);
-  }
+  ck_dw_3x3_rows(run, block, &args, row_of_image, &image);
 }
 
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,

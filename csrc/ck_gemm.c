@@ -90,6 +90,7 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t steps = ck_max(1, (small ? l2 / 16 : l2 / 4) / (terms * step));
   const int64_t together = ck_round_up(pixels_together(g->run), step);
   const bool fit = together <= l2 / 8 / terms;
+  if (g->run->expand) return (struct cut){terms, ck_inverted_pixels(g->run)};
   return (struct cut){terms, fit ? ck_max(together, steps * step) : steps * step};
 }
 
@@ -165,7 +166,7 @@ static int64_t rows_read(const struct ck_run *run, const struct ck_block *block)
 static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_block *block,
                                      const struct ck_block *next) {
   const struct ck_run *run = g->run;
-  const int64_t row = run->image.width * run->image.channels;
+  const int64_t row = run->image.width * ck_x_channels(run);
   const int64_t begin = next->image == block->image ? rows_read(run, block) : 0;
   const int64_t rows = rows_read(run, next) - begin;
   const int64_t at = (next->image * run->image.height + begin) * row;

@@ -74,8 +74,9 @@ struct ck_dw_args {
   const void *weights;     /* packed [channels / L][9][L] */
   const void *bias;        /* one per channel, rounded up to L */
   void *out;
-  const int64_t *offset; /* where in out each pixel's channel_begin goes, row after row */
-  int64_t out_step;      /* elements from L channels of a pixel to its next L */
+  const int64_t *offset;              /* where in out each pixel's channel_begin goes, */
+  int64_t offset_row;                 /* so many pixels after that of the row above */
+  int64_t out_step;                   /* elements from L channels of a pixel to its next L */
   int64_t channel_begin, channel_end; /* begin is a multiple of L */
   int64_t pixel_step;                 /* elements from one input pixel to the next */
   int64_t in_w, out_w;
@@ -339,6 +340,7 @@ struct ck_run {
   int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
   const ck_op *next;       /* what will run after it, if that is known */
+  const ck_op *expand;     /* makes the channels of the image of those of x, see ck_inverted.c */
 };
 
 /* The output's length along one axis, in checked 64 bits; with ceil_mode one more where a last
@@ -479,7 +481,16 @@ void ck_band_hold(const struct ck_kernels *k, struct ck_band *band, int64_t begi
 struct ck_dw_fill {
   const struct ck_run *run;
   void *scratch;
+  struct ck_inverted *inverted; /* of a run that expands its channels */
 };
+
+/* ck_inverted.c: a separable convolution of 3x3 whose channels a pointwise one makes meanwhile. */
+bool ck_may_expand(const struct ck_run *run, const struct ck_run *first);
+int64_t ck_inverted_pixels(const struct ck_run *run); /* of one block */
+ck_status ck_inverted_scratch(const struct ck_run *run, size_t *bytes);
+void ck_inverted_start(struct ck_dw_fill *f);
+void ck_fill_inverted(const struct ck_dw_fill *f, const struct ck_block *block,
+                      const struct ck_panel *panel);
 
 /* ck_planar.c: pointwise and depthwise on planes. */
 ck_fill_fn ck_fill_planar;
@@ -539,6 +550,11 @@ void ck_dw_block_rows(const struct ck_run *run, const struct ck_block *block,
 /* The 3x3 kernel for this window, or null. It sums column by column, all others row by row. */
 typedef void ck_dw_3x3_kernel(const struct ck_dw_args *);
 ck_dw_3x3_kernel *ck_dw_3x3(const struct ck_run *run);
+/* All rows of a block with it. What `args` does not say comes from the run; row_at gives row y of
+ * the input, at its first pixel, or null where that is padding. */
+void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
+                    const struct ck_dw_args *args,
+                    const void *(*row_at)(const void *context, int64_t y), const void *context);
 /* How many rows of output it makes at once, of so many: a power of two. */
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
@@ -611,6 +627,9 @@ CK_INLINE void *ck_at_mut(void *base, int64_t elements, int element) {
 /* Which channels of the output a run makes. */
 CK_INLINE struct ck_span ck_channels(const struct ck_run *run) {
   return run->only.end ? run->only : (struct ck_span){0, run->out_channels};
+}
+CK_INLINE int64_t ck_x_channels(const struct ck_run *run) {
+  return run->expand ? run->expand->conv.in_channels : run->image.channels;
 }
 /* NCHW: elements from one plane of the output to the next. */
 CK_INLINE int64_t ck_out_plane(const struct ck_run *run) {

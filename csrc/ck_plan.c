@@ -41,6 +41,7 @@ struct step {
   ck_step said;
   struct ck_run run;
   ck_deform deform;
+  int64_t index;   /* among those that the caller said */
   int64_t weights; /* bytes */
   bool by_rows;    /* may be one of several in a group */
 };
@@ -54,6 +55,7 @@ struct group {
 static bool is_banded(const struct group *g) { return g->end - g->first > 1; }
 
 struct ck_plan {
+  int64_t said; /* steps, of which some are made inside others */
   int64_t steps, groups;
   int threads;                     /* at most so many */
   int64_t least_work;              /* that the workspace was found for */
@@ -148,6 +150,48 @@ static ck_status see_step(struct ck_plan *p, int64_t i) {
   return status == CK_OK && p->array[i + 1].bytes > MOST_BYTES ? CK_E_NOMEM : status;
 }
 
+/* ------------------------------------------- steps that are made inside others */
+
+/* Who reads an array; -1 where it is not one step alone. */
+static int64_t only_reader(const struct ck_plan *p, int64_t array) {
+  int64_t reader = -1;
+  for (int64_t i = array; i < p->steps; ++i) {
+    int64_t read[MOST_READ];
+    arrays_read(&p->step[i].said, read);
+    for (int r = 0; r < MOST_READ; ++r) {
+      if (read[r] != array) continue;
+      if (reader >= 0) return -1;
+      reader = i;
+    }
+  }
+  return reader;
+}
+
+/* Whether step i is better made inside the next: what it makes is only read there, and is more than
+ * L2 holds. Smaller arrays are as fast as they are, and fuller tiles. */
+static bool goes_inside(const struct ck_plan *p, int64_t i) {
+  const struct step *s = &p->step[i], *next = s + 1;
+  const struct array *made = &p->array[i + 1];
+  return i + 1 < p->steps && s->said.op && next->said.op && s->said.residual < 0 &&
+         next->said.x == i + 1 && only_reader(p, i + 1) == i + 1 &&
+         made->bytes / s->run.image.batch > ck_cpu_l2_bytes() && ck_may_expand(&next->run, &s->run);
+}
+
+/* Make step i inside the next: neither it nor its array are any more. */
+static void put_inside(struct ck_plan *p, int64_t i) {
+  struct step *next = &p->step[i + 1];
+  next->run.expand = p->step[i].said.op;
+  next->weights += p->step[i].weights;
+  next->said.x = p->step[i].said.x;
+  --p->steps;
+  memmove(&p->step[i], next, (size_t)(p->steps - i) * sizeof *p->step);
+  memmove(&p->array[i + 1], &p->array[i + 2], (size_t)(p->steps - i) * sizeof *p->array);
+  for (struct step *s = &p->step[i]; s < p->step + p->steps; ++s) {
+    int64_t *read[MOST_READ] = {&s->said.x, &s->said.residual, &s->said.offset, &s->said.mask};
+    for (int r = 0; r < MOST_READ; ++r) *read[r] -= *read[r] > i;
+  }
+}
+
 /* ------------------------------------------------------------------- bands of a group */
 
 /* Rows of the array of each of a group's steps which a band of the last needs: a step's image ends
@@ -195,7 +239,7 @@ static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *r
 /* ------------------------------------------------------------------- which steps to group */
 
 static int64_t input_row_bytes(const struct ck_run *run) {
-  return run->image.width * run->image.channels * run->op->kernels->element;
+  return run->image.width * ck_x_channels(run) * run->op->kernels->element;
 }
 
 /* Steps first .. end - 1 are a chain, and what is between them is read by nobody else. */
@@ -230,7 +274,9 @@ static int64_t band_bytes(const struct ck_plan *p, const struct group *g) {
 static int64_t again_bytes(const struct step *s) {
   const ck_window *w = &s->run.op->conv.window;
   const int64_t shared = ck_max(0, ck_rows_under(&s->run, 1) - w->stride_h);
-  return shared * input_row_bytes(&s->run) * (ck_dw_3x3(&s->run) ? 1 : 2);
+  const int64_t bytes = shared * input_row_bytes(&s->run) * (ck_dw_3x3(&s->run) ? 1 : 2);
+  /* expanding a vector takes as many half cycles as it has terms, L2 moves 32 bytes a cycle */
+  return s->run.expand ? bytes + bytes * s->run.image.channels / 4 : bytes;
 }
 
 static int64_t room(void) { return ck_cpu_l2_bytes() * 3 / 4; }
@@ -564,8 +610,11 @@ static ck_status allocate(const ck_step *steps, int64_t count, struct ck_plan *p
   p->array = calloc((size_t)count + 1, sizeof *p->array);
   p->group = calloc((size_t)count, sizeof *p->group);
   if (!p->step || !p->array || !p->group) return CK_E_NOMEM;
-  p->steps = count;
-  for (int64_t i = 0; i < count; ++i) p->step[i].said = steps[i];
+  p->said = p->steps = count;
+  for (int64_t i = 0; i < count; ++i) {
+    p->step[i].said = steps[i];
+    p->step[i].index = i;
+  }
   return CK_OK;
 }
 
@@ -579,7 +628,9 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   p->least_work = ck_least_work();
   ck_status status = allocate(steps, count, p);
   for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
-  for (int64_t i = 0; i + 1 < count; ++i) p->step[i].run.next = p->step[i + 1].said.op;
+  for (int64_t i = 0; i < p->steps && status == CK_OK; ++i)
+    if (goes_inside(p, i)) put_inside(p, i);
+  for (int64_t i = 0; i + 1 < p->steps; ++i) p->step[i].run.next = p->step[i + 1].said.op;
   if (status == CK_OK) status = group_steps(p);
   if (status == CK_OK) status = place_arrays(p);
   if (status == CK_OK) status = find_workspace(p);
@@ -602,10 +653,14 @@ size_t ck_plan_workspace_size(const ck_plan *p) { return (size_t)p->workspace; }
 
 ck_status ck_plan_place(const ck_plan *p, int64_t step, ck_place *place) {
   if (!p || !place) return CK_E_NULL;
-  if (step < 0 || step >= p->steps) return CK_E_SHAPE;
-  const struct array *a = &p->array[step + 1];
-  int64_t n = 0;
-  while (p->group[n].end <= step) ++n;
+  if (step < 0 || step >= p->said) return CK_E_SHAPE;
+  int64_t i = 0, n = 0;
+  while (p->step[i].index < step) ++i;
+  while (p->group[n].end <= i) ++n;
+  *place = (ck_place){.group = n, .band = is_banded(&p->group[n]) ? p->group[n].band : 0};
+  place->inside = p->step[i].index > step;
+  if (place->inside) return CK_OK;
+  const struct array *a = &p->array[i + 1];
   *place = (ck_place){.group = n,
                       .band = is_banded(&p->group[n]) ? p->group[n].band : 0,
                       .rows = a->rows,

@@ -6,6 +6,10 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
   const struct ck_dw_fill *f = context;
   const struct ck_op *op = f->run->op;
   const struct ck_kernels *k = op->kernels;
+  if (f->inverted) {
+    ck_fill_inverted(f, block, panel);
+    return;
+  }
   const struct ck_dw_target target = {
       .out = panel->data,
       .offset = panel->offset,
@@ -47,7 +51,9 @@ ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   const struct ck_blocking b = ck_gemm_blocking(&g);
-  if (status == CK_OK) status = ck_dw_scratch(run, b.cols, &scratch);
+  if (status == CK_OK)
+    status =
+        run->expand ? ck_inverted_scratch(run, &scratch) : ck_dw_scratch(run, b.cols, &scratch);
   if (status != CK_OK) return status;
   *bytes = gemm + scratch;
   return CK_OK;
@@ -60,5 +66,6 @@ void ck_sepconv_run(const struct ck_run *run, void *workspace) {
   size_t gemm = 0;
   ck_gemm_workspace(&g, &gemm);
   fill.scratch = (char *)workspace + gemm;
+  ck_inverted_start(&fill);
   ck_gemm_run(&g, workspace);
 }

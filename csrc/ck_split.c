@@ -110,7 +110,7 @@ static bool next_piece(const struct ck_split *s, struct part *part) {
   part->run.image.pad_top = image->pad_top - p.y * run->op->conv.window.stride_h;
   part->run.out_h = p.rows;
   if (run->x)
-    part->run.x = ck_at(run->x, p.image * image->height * image->width * image->channels,
+    part->run.x = ck_at(run->x, p.image * image->height * image->width * ck_x_channels(run),
                         run->op->kernels->element);
   part->run.y = array_from(run, run->y, run->out_channels, &p);
   part->run.residual = array_from(run, run->residual, run->out_channels, &p);

@@ -204,6 +204,7 @@ typedef struct ck_place {
   int64_t band;          /* rows of the group's output that are made at once; 0: all at once */
   int64_t rows;          /* of this step's array that are kept; 0: all */
   int64_t offset, bytes; /* of what is kept, in the workspace; the output has 0 bytes there */
+  int inside;            /* made within the next step, and never whole: nothing is kept */
 } ck_place;
 ck_status ck_plan_place(const ck_plan *plan, int64_t step, ck_place *place);
 

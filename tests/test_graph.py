@@ -24,6 +24,11 @@ def one_by_one(graph, x):
     return arrays[graph.output]
 
 
+def runtime_l2():
+    """Bytes of this machine's L2."""
+    return ck.runtime.config()["cpu"]["l2_bytes"]
+
+
 def check(graph, x):
     np.testing.assert_array_equal(graph(x), one_by_one(graph, x))
 
@@ -155,6 +160,59 @@ def test_bands_of_every_window(options, kernel):
     x = random(2, 151, 120, 8)
     assert any(step.band for step in graph.plan(x.shape).steps)
     check(graph, x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "height, width, channels, wide, stride, padding",
+    [
+        (7, 1500, 16, 96, 1, "same"),  # one block of rows and the next, many strips
+        (6, 1501, 16, 96, 2, 1),  # the last strip is of one column
+        (5, 1500, 4, 100, 1, (0, 0)),  # a slice of four channels; no padding
+        (9, 1200, 24, 88, 2, ((2, 0), (0, 2))),
+        (1, 6000, 16, 96, 1, "same"),  # all other rows are padding
+        (160, 40, 12, 96, 1, ((2, 2), (5, 4))),  # windows of padding alone, at the sides
+    ],
+)
+def test_what_is_expanded_never_exists(height, width, channels, wide, stride, padding, dtype):
+    """Where it is more than L2 holds, it is made inside the next step: the same bits."""
+    batch = 1 + runtime_l2() // (height * width * wide * np.dtype(dtype).itemsize)
+    height *= batch  # of one image, whatever L2 this machine has
+    expand = ck.PointwiseConv2d(
+        random(channels, wide, dtype=dtype), random(wide, dtype=dtype), activation="relu6"
+    )
+    project = ck.SeparableConv2d(
+        random(3, 3, wide, dtype=dtype),
+        random(wide, 20, dtype=dtype),
+        dw_bias=random(wide, dtype=dtype),
+        stride=stride,
+        padding=padding,
+        dw_activation="relu",
+    )
+    graph = ck.Sequential([expand, project])
+    x = random(2, height, width, channels, dtype=dtype)
+    assert [step.inside for step in graph.plan(x.shape).steps] == [True, False]
+    assert "inside the next" in str(graph.plan(x.shape))
+    expected = one_by_one(graph, x)
+    for threads in (1, 2, 5):
+        np.testing.assert_array_equal(graph(x, threads=threads), expected)
+
+
+def test_what_others_read_is_not_made_inside():
+    """The expanded array is read twice; and the first rows of a window are padding only."""
+    x = random(1, 100, 400, 16)
+    expand = ck.PointwiseConv2d(random(16, 96), activation="relu6")
+    rows = 1 + runtime_l2() // (400 * 96 * 4)
+    x = random(1, rows, 400, 16)
+    for padding, twice in (((3, 0), (1, 1)), False), ("same", True):
+        project = ck.SeparableConv2d(random(3, 3, 96), random(96, 96), padding=padding)
+        nodes = [
+            ("expand", expand, "x"),
+            ("project", project, "expand", "expand" if twice else None),
+        ]
+        graph = ck.Graph("x", nodes)
+        assert not any(step.inside for step in graph.plan(x.shape).steps)
+        check(graph, x)
 
 
 def test_a_residual_from_far_behind():

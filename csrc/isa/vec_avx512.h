@@ -5,8 +5,9 @@
  *   vmaxps, vminps zmm     4 | 2    1 | 2
  *   load zmm, L1           7 | 7    2 | 2
  *   load with {z} mask     8 | 8    2 | 2       masked lanes do not fault
- *   store with mask        -        1 | 1       but a masked store is not forwarded to a load
- *   vpermps zmm            3 | 4    1 | 2
+ *   store zmm              -        1 | 1       on Zen 5 up to two FMAs less in that cycle
+ * (measured) store with mask        -        1 | 1       but a masked store is not forwarded to a
+ * load vpermps zmm            3 | 4    1 | 2
  */
 #define VF_REGISTERS 32
 #define VF_HAS_FMA 1

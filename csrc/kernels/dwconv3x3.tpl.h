@@ -29,8 +29,16 @@ CK_INLINE struct dw_walk dw_walk_from(const struct ck_dw_args *d, int64_t channe
   return walk;
 }
 
-CK_INLINE void dw_next_column(struct dw_walk *walk, vf *in, int in_rows, bool full, vf_tail tail) {
-  if ((uint64_t)walk->x < (uint64_t)walk->in_w) {
+/* `inside`: the column is in the image, and so are all rows. With nothing to choose, the compiler
+ * would load a vector anew for each sum that it goes into, and loads are what stride 2 has most of:
+ * 2.0 ns an output so, 1.45 with each of them loaded once. */
+CK_INLINE void dw_next_column(struct dw_walk *walk, vf *in, int in_rows, const bool inside,
+                              bool full, vf_tail tail) {
+  if (inside) {
+    CK_UNROLL
+    for (int r = 0; r < in_rows; ++r)
+      in[r] = vf_once(vf_load_either(walk->row[r] + walk->at, full, tail));
+  } else if ((uint64_t)walk->x < (uint64_t)walk->in_w) {
     CK_UNROLL
     for (int r = 0; r < in_rows; ++r)
       in[r] = vf_load_either(walk->row[r] + (walk->at & walk->moves[r]), full, tail);
@@ -38,7 +46,7 @@ CK_INLINE void dw_next_column(struct dw_walk *walk, vf *in, int in_rows, bool fu
     CK_UNROLL
     for (int r = 0; r < in_rows; ++r) in[r] = vf_zero();
   }
-  walk->x += 1;
+  if (!inside) walk->x += 1;
   walk->at += walk->pixel_step;
 }
 
@@ -61,49 +69,80 @@ CK_INLINE const real *dw_first_weights(const real *weights, vf *w) {
   return weights;
 }
 
+/* What a pass over the columns holds in registers. */
+struct dw_pass {
+  struct dw_walk walk;
+  const real *weights;
+  real *out;
+  vf bias, low, high, w[9], sum[DW_MAX_ROWS], next[DW_MAX_ROWS];
+};
+
+/* Outputs [x, end) of each row. */
+CK_INLINE int64_t dw3x3_outputs(const struct ck_dw_args *d, struct dw_pass *p, int64_t x,
+                                int64_t end, const int stride, const int rows, const bool inside,
+                                const bool full, vf_tail tail) {
+  const int in_rows = stride * (rows - 1) + 3;
+  vf in[DW_MAX_IN_ROWS];
+  for (; x < end; ++x) {
+    if (stride == 2) {
+      dw_next_column(&p->walk, in, in_rows, inside, full, tail);
+      CK_UNROLL
+      for (int i = 0; i < rows; ++i) p->sum[i] = dw_add_column(p->next[i], in + 2 * i, p->w, 1);
+    }
+    dw_next_column(&p->walk, in, in_rows, inside, full, tail);
+    p->weights = dw_first_weights(p->weights, p->w);
+    CK_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      const vf y = dw_add_column(p->sum[i], in + i * stride, p->w, 2);
+      if (stride == 1) p->sum[i] = dw_add_column(p->next[i], in + i, p->w, 1);
+      p->next[i] = dw_add_column(p->bias, in + i * stride, p->w, 0);
+      vf_store_either(p->out + d->offset[i * d->offset_row + x], full, tail,
+                      vf_min(p->high, vf_max(p->low, y)));
+    }
+  }
+  return x;
+}
+
 /* One pass over the columns for one vector of channels; stride, rows and full are constants. */
 CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int stride,
                           const int rows, const bool full, vf_tail tail) {
   const int in_rows = stride * (rows - 1) + 3;
   const int64_t group = channel / VF_LANES;
-  const real *weights = (const real *)d->weights + group * 9 * VF_LANES;
-  const vf bias = vf_load((const real *)d->bias + channel);
-  const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
-  real *out = (real *)d->out + (group - d->channel_begin / VF_LANES) * d->out_step;
-  struct dw_walk walk = dw_walk_from(d, channel, in_rows);
-  vf w[9], in[DW_MAX_IN_ROWS], sum[DW_MAX_ROWS], next[DW_MAX_ROWS];
+  struct dw_pass p = {
+      .walk = dw_walk_from(d, channel, in_rows),
+      .weights = (const real *)d->weights + group * 9 * VF_LANES,
+      .out = (real *)d->out + (group - d->channel_begin / VF_LANES) * d->out_step,
+      .bias = vf_load((const real *)d->bias + channel),
+      .low = vf_set1((real)d->low),
+      .high = vf_set1((real)d->high),
+  };
+  vf in[DW_MAX_IN_ROWS];
 
   CK_UNROLL
-  for (int t = 0; t < 9; ++t) w[t] = vf_load(weights + t * VF_LANES);
+  for (int t = 0; t < 9; ++t) p.w[t] = vf_load(p.weights + t * VF_LANES);
 
-  dw_next_column(&walk, in, in_rows, full, tail);
+  dw_next_column(&p.walk, in, in_rows, false, full, tail);
   CK_UNROLL
-  for (int i = 0; i < rows; ++i) next[i] = dw_add_column(bias, in + i * stride, w, 0);
+  for (int i = 0; i < rows; ++i) p.next[i] = dw_add_column(p.bias, in + i * stride, p.w, 0);
   if (stride == 1) {
-    dw_next_column(&walk, in, in_rows, full, tail);
+    dw_next_column(&p.walk, in, in_rows, false, full, tail);
     CK_UNROLL
     for (int i = 0; i < rows; ++i) {
-      sum[i] = dw_add_column(next[i], in + i, w, 1);
-      next[i] = dw_add_column(bias, in + i, w, 0);
+      p.sum[i] = dw_add_column(p.next[i], in + i, p.w, 1);
+      p.next[i] = dw_add_column(p.bias, in + i, p.w, 0);
     }
   }
 
-  for (int64_t x = 0; x < d->out_w; ++x) {
-    if (stride == 2) {
-      dw_next_column(&walk, in, in_rows, full, tail);
-      CK_UNROLL
-      for (int i = 0; i < rows; ++i) sum[i] = dw_add_column(next[i], in + 2 * i, w, 1);
-    }
-    dw_next_column(&walk, in, in_rows, full, tail);
-    weights = dw_first_weights(weights, w);
+  int64_t x = 0;
+  if (stride == 2) {
+    bool whole = p.walk.x >= 0;
     CK_UNROLL
-    for (int i = 0; i < rows; ++i) {
-      const vf y = dw_add_column(sum[i], in + i * stride, w, 2);
-      if (stride == 1) sum[i] = dw_add_column(next[i], in + i, w, 1);
-      next[i] = dw_add_column(bias, in + i * stride, w, 0);
-      vf_store_either(out + d->offset[i * d->out_w + x], full, tail, vf_min(high, vf_max(low, y)));
-    }
+    for (int r = 0; r < in_rows; ++r) whole = whole && d->rows[r];
+    const int64_t inside = whole ? ck_min(d->out_w, (d->in_w - p.walk.x) / 2) : 0;
+    x = dw3x3_outputs(d, &p, x, inside, stride, rows, true, full, tail);
+    p.walk.x += 2 * x;
   }
+  dw3x3_outputs(d, &p, x, d->out_w, stride, rows, false, full, tail);
 }
 
 CK_INLINE void dw3x3_rows(const struct ck_dw_args *d, const int stride, const int rows) {
