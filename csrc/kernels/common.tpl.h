@@ -21,5 +21,8 @@ CK_INLINE const real *vf_hide(const real *p) {
   return p;
 }
 
+/* What was loaded for several FMAs stays in a register; gcc would make it an operand of each. */
+#define CK_LOADED() __asm__ volatile("" ::: "memory")
+
 /* One vector of padding, for every kernel that reads rows outside the image. */
 static const real ck_padding[VF_LANES] __attribute__((aligned(CK_ALIGN))) = {0};
