@@ -179,23 +179,42 @@ struct ck_planar_fill_args {
   int64_t pixels, rows;
 };
 
-/* NCHW: to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. */
+/* NCHW: rectangles of a plane, each by its first element in src and in `to`:
+ * to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. */
+struct ck_move {
+  int64_t from, to, n, rows;
+};
 struct ck_planar_copy_args {
   void *to;
   const void *src;
-  int64_t to_row, src_row, step, n, rows;
+  const struct ck_move *move;
+  int64_t moves, to_row, src_row, step;
 };
 
-/* NCHW: out[i] = clamp(bias + sum over the taps of plane[tap.plane + i] * weights[tap.weight]), i <
- * n. The plane is readable for a vector past its end. */
+/* NCHW: rows of outputs, out[i] = clamp(bias + sum over the taps of plane[tap.plane + i] *
+ * weights[tap.weight]), i < cols. The plane is readable for two vectors past its end. */
 struct ck_tap {
   int64_t plane, weight;
 };
+/* 3x3 windows whose rows share input, as they lie on a plane. */
+enum ck_planar_window {
+  CK_PLANAR_ANY,
+  CK_PLANAR_3X3,         /* taps are neighbours, and summed column by column */
+  CK_PLANAR_3X3_S2,      /* so they are here, of every other row and column */
+  CK_PLANAR_3X3_BY_ROWS, /* neighbours, row by row */
+  CK_PLANAR_3X3_D2,      /* two apart, row by row */
+};
+/* So many rows of output are made at once: they share weights, and input. The last may be made
+ * twice. */
+enum { CK_PLANAR_ROWS = 4 };
 struct ck_dw_planar_args {
-  const void *plane;
+  const void *plane; /* vectors begin there and a multiple of L further on */
+  enum ck_planar_window window;
   const struct ck_tap *tap;
   const void *weights, *bias;
-  int64_t taps, n;
+  int64_t taps;
+  int64_t rows, cols;
+  int64_t pitch, out_row; /* from one row to the next in a plane, and in out */
   void *out;
   double low, high;
 };

@@ -324,7 +324,7 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
 /* How a run is driven. In NCHW most operations run in bands of NHWC, but
  *   a deformable convolution reads anywhere,
  *   a pointwise convolution of few channels multiplies planes,
- *   a depthwise turns rows of planes into pixels itself, or with few channels works on planes. */
+ *   a depthwise works on planes, or turns their rows into pixels itself. */
 struct driver {
   ck_status (*workspace)(const struct ck_run *, size_t *);
   void (*run)(const struct ck_run *, void *);

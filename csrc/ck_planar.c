@@ -3,9 +3,8 @@
  * A GEMM's panel has the pixels of a block side by side for each term, so that filling it is
  * copying rows of planes. A depthwise stages the part of a plane under a block, padded, with the
  * columns (and rows) of each residue modulo the stride side by side; then every tap, whatever the
- * window, is the same plane shifted, and rows follow one another without a gap that the lanes would
- * notice. A spatially separable one sums its column's taps into planes without the rows between
- * outputs, and its row's taps from those.
+ * window, is the same plane shifted. A spatially separable one sums its column's taps into planes
+ * without the rows between outputs, and its row's taps from those.
  */
 
 #include "ck_impl.h"
@@ -72,36 +71,51 @@ static struct axis axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
                        (kernel - 1) * step / stride};
 }
 
+/* Taps that are a whole number of strides apart have one residue. */
+static enum ck_planar_window window_of(const struct ck_run *run) {
+  const ck_window *w = &run->op->conv.window;
+  if (run->op->kind != CK_OP_DEPTHWISE || w->kernel_h != 3 || w->kernel_w != 3 ||
+      w->stride_h != w->stride_w || w->dilation_h != w->dilation_w)
+    return CK_PLANAR_ANY;
+  if (ck_dw_3x3(run)) return w->stride_h == 1 ? CK_PLANAR_3X3 : CK_PLANAR_3X3_S2;
+  if (w->dilation_h == w->stride_h) return CK_PLANAR_3X3_BY_ROWS;
+  return w->dilation_h - w->stride_h == w->stride_h ? CK_PLANAR_3X3_D2 : CK_PLANAR_ANY;
+}
+
 /* The staged input of a block of rows x cols outputs: residues_h x residues_w planes. */
 struct staging {
+  enum ck_planar_window window;
   struct axis v, h;
   int64_t rows, pitch, plane; /* of one plane: its rows, elements of a row, elements */
-  int64_t elements, outputs;  /* of all of it, with a vector to spare; of the result, with gaps */
-  int64_t made;               /* spatially separable: of the planes of column sums; or 0 */
+  int64_t elements;           /* of all of it, with two vectors to spare */
+  int64_t sums, made;         /* spatially separable: of one plane of column sums, of all; or 0 */
 };
 
 static ck_status staging_of(const struct ck_run *run, int64_t rows, int64_t cols,
                             struct staging *s) {
   const ck_window *w = &run->op->conv.window;
+  const int64_t lanes = run->op->kernels->lanes;
+  s->sums = 0;
+  s->window = window_of(run);
   s->v = axis_of(w->kernel_h, w->stride_h, w->dilation_h);
   s->h = axis_of(w->kernel_w, w->stride_w, w->dilation_w);
-  const int64_t slack = 2 * (int64_t)run->op->kernels->lanes;
+  if (s->window == CK_PLANAR_3X3_S2) { /* every other output of stride 1 */
+    s->v = s->h = axis_of(3, 1, 1);
+    rows = 2 * rows - 1;
+    cols = 2 * cols - 1;
+  }
   if (!ck_add(rows, s->v.extent, &s->rows) || !ck_add(cols, s->h.extent, &s->pitch) ||
-      !ck_mul(s->rows, s->pitch, &s->plane) || !ck_mul(s->plane, s->v.residues, &s->elements) ||
-      !ck_mul(s->elements, s->h.residues, &s->elements) ||
-      !ck_add(s->elements, slack, &s->elements) || !ck_mul(rows, s->pitch, &s->outputs))
+      !ck_add(s->pitch, lanes - 1, &s->pitch))
     return CK_E_OVERFLOW;
-  const bool separable = run->op->kind == CK_OP_SPATIAL;
-  s->made =
-      separable ? s->outputs * s->h.residues + slack : 0; /* no more than there are elements */
+  s->pitch -= s->pitch % lanes;
+  if (!ck_mul(s->rows, s->pitch, &s->plane) || !ck_mul(s->plane, s->v.residues, &s->elements) ||
+      !ck_mul(s->elements, s->h.residues, &s->elements) ||
+      !ck_add(s->elements, 2 * lanes, &s->elements))
+    return CK_E_OVERFLOW;
+  if (run->op->kind == CK_OP_SPATIAL) s->sums = rows * s->pitch; /* no more than a plane */
+  s->made = s->sums * s->h.residues + 2 * lanes;
   return CK_OK;
 }
-
-/* How a staged plane is copied: a rectangle, by its first elements in the plane and in what is
- * staged. */
-struct move {
-  int64_t from, to, n, rows;
-};
 
 static ck_status scratch_of(const struct ck_run *run, int64_t rows, int64_t cols, size_t *bytes) {
   const ck_window *w = &run->op->conv.window;
@@ -109,11 +123,10 @@ static ck_status scratch_of(const struct ck_run *run, int64_t rows, int64_t cols
   int64_t all, taps;
   const ck_status status = staging_of(run, rows, cols, &s);
   if (status != CK_OK) return status;
-  if (!ck_add(s.elements, s.outputs, &all) || !ck_add(all, s.made, &all) ||
-      !ck_mul(all, run->op->kernels->element, &all) || !ck_mul(w->kernel_h, w->kernel_w, &taps) ||
-      !ck_add(taps, w->kernel_h, &taps) ||
-      !ck_mul(taps, (int64_t)(sizeof(struct ck_tap) + sizeof(struct move)), &taps) ||
-      !ck_add(all, taps, &all) || !ck_add(all, 6 * CK_ALIGN, &all))
+  if (!ck_add(s.elements, s.made, &all) || !ck_mul(all, run->op->kernels->element, &all) ||
+      !ck_mul(w->kernel_h, w->kernel_w, &taps) || !ck_add(taps, w->kernel_h, &taps) ||
+      !ck_mul(taps, (int64_t)(sizeof(struct ck_tap) + sizeof(struct ck_move)), &taps) ||
+      !ck_add(all, taps, &all) || !ck_add(all, 5 * CK_ALIGN, &all))
     return CK_E_OVERFLOW;
   *bytes = (size_t)all;
   return CK_OK;
@@ -127,8 +140,8 @@ struct planar_dw {
   struct staging s;
   int64_t taps;
   struct ck_tap *tap, *column; /* column: the taps of the step before, if there is one */
-  struct move *moves;          /* one for each staged plane */
-  void *staged, *made, *out;   /* out: [rows][pitch], of which cols of each row are outputs */
+  struct ck_move *moves;       /* one for each staged plane */
+  void *staged, *made;
 };
 
 /* Tap (ky, kx) in planes of so many elements. */
@@ -144,7 +157,7 @@ static void place_column_and_row(struct planar_dw *d) {
   for (int64_t ky = 0; ky < w->kernel_h; ++ky)
     d->column[ky] = (struct ck_tap){place_of(d, ky, 0, d->s.plane), ky * lanes};
   for (int64_t kx = 0; kx < w->kernel_w; ++kx)
-    d->tap[kx] = (struct ck_tap){place_of(d, 0, kx, d->s.outputs), kx * lanes};
+    d->tap[kx] = (struct ck_tap){place_of(d, 0, kx, d->s.sums), kx * lanes};
 }
 
 /* Where each tap is, in the order in which the NHWC kernels sum them, for the same bits. */
@@ -163,16 +176,18 @@ static void place_taps(struct planar_dw *d) {
 /* What of a plane goes where: the rows and columns of each residue that lie in the image. */
 static void place_moves(struct planar_dw *d) {
   const ck_image *image = &d->run->image;
+  const ck_window *w = &d->run->op->conv.window;
   const struct axis *v = &d->s.v, *h = &d->s.h;
   const struct ck_span rows = {0, d->s.rows}, columns = {0, d->s.pitch};
   for (int64_t a = 0; a < v->residues; ++a)
     for (int64_t b = 0; b < h->residues; ++b) {
       const int64_t plane = a * h->residues + b;
-      const int64_t down = d->block->y * v->stride + a * v->dilation % v->stride - image->pad_top;
-      const int64_t right = d->block->x * h->stride + b * h->dilation % h->stride - image->pad_left;
+      const int64_t down = d->block->y * w->stride_h + a * v->dilation % v->stride - image->pad_top;
+      const int64_t right =
+          d->block->x * w->stride_w + b * h->dilation % h->stride - image->pad_left;
       const struct ck_span r = ck_span_inside(down, v->stride, image->height, rows);
       const struct ck_span x = ck_span_inside(right, h->stride, image->width, columns);
-      d->moves[plane] = (struct move){
+      d->moves[plane] = (struct ck_move){
           .from = (r.begin * v->stride + down) * image->width + x.begin * h->stride + right,
           .to = plane * d->s.plane + r.begin * d->s.pitch + x.begin,
           .n = x.end - x.begin,
@@ -194,7 +209,6 @@ static void begin_block(struct planar_dw *d, const struct ck_run *run, const str
   d->moves = ck_align(d->tap + taps + w->kernel_h);
   d->staged = ck_align(d->moves + taps);
   d->made = ck_align((char *)d->staged + d->s.elements * element);
-  d->out = ck_align((char *)d->made + d->s.made * element);
   memset(d->staged, 0, (size_t)(d->s.elements * element)); /* what is padding stays zero */
   (separable ? place_column_and_row : place_taps)(d);
   place_moves(d);
@@ -202,20 +216,15 @@ static void begin_block(struct planar_dw *d, const struct ck_run *run, const str
 
 static void stage_channel(const struct planar_dw *d, int64_t channel) {
   const struct ck_run *run = d->run;
-  const struct ck_kernels *k = run->op->kernels;
   const struct axis *v = &d->s.v, *h = &d->s.h;
-  const void *plane = ck_plane_row(run, d->block->image, channel, 0);
-  for (int64_t i = 0; i < v->residues * h->residues; ++i) {
-    const struct move *m = &d->moves[i];
-    if (m->rows > 0)
-      k->planar_copy(&(struct ck_planar_copy_args){.to = ck_at_mut(d->staged, m->to, k->element),
-                                                   .src = ck_at(plane, m->from, k->element),
-                                                   .to_row = d->s.pitch,
-                                                   .src_row = v->stride * run->image.width,
-                                                   .step = h->stride,
-                                                   .n = m->n,
-                                                   .rows = m->rows});
-  }
+  run->op->kernels->planar_copy(
+      &(struct ck_planar_copy_args){.to = d->staged,
+                                    .src = ck_plane_row(run, d->block->image, channel, 0),
+                                    .move = d->moves,
+                                    .moves = v->residues * h->residues,
+                                    .to_row = d->s.pitch,
+                                    .src_row = v->stride * run->image.width,
+                                    .step = h->stride});
 }
 
 /* The weights of output channel o. */
@@ -238,15 +247,18 @@ static void make_column_sums(const struct planar_dw *d, int64_t o) {
         .weights = weights_of(k, &op->column, taps, o),
         .bias = op->column.bias,
         .taps = taps,
-        .n = d->s.outputs,
-        .out = ck_at_mut(d->made, b * d->s.outputs, k->element),
+        .rows = d->block->rows,
+        .cols = d->s.pitch,
+        .pitch = d->s.pitch,
+        .out_row = d->s.pitch,
+        .out = ck_at_mut(d->made, b * d->s.sums, k->element),
         .low = -INFINITY,
         .high = INFINITY,
     });
 }
 
-/* Output channel o of the block, into d->out. */
-static void make_channel(const struct planar_dw *d, int64_t o) {
+/* Output channel o of the block. */
+static void make_channel(const struct planar_dw *d, int64_t o, void *out) {
   const struct ck_op *op = d->run->op;
   const struct ck_kernels *k = op->kernels;
   const bool separable = op->kind == CK_OP_SPATIAL;
@@ -259,25 +271,46 @@ static void make_channel(const struct planar_dw *d, int64_t o) {
       .weights = weights_of(k, &op->dw, d->taps, o),
       .bias = ck_at(op->dw.bias, o % op->dw.channels, k->element),
       .taps = d->taps,
-      .n = (d->block->rows - 1) * d->s.pitch + d->block->cols,
-      .out = d->out,
+      .rows = d->block->rows,
+      .cols = d->block->cols,
+      .pitch = d->s.pitch,
+      .out_row = d->run->out_w,
+      .window = d->s.window,
+      .out = out,
       .low = d->activation->low,
       .high = d->activation->high,
   });
 }
 
-/* Lanes are pixels here, and channels in bands: with few channels those would idle. */
+/* Lanes are pixels here, and channels elsewhere: with few of those they would idle. Where rows
+ * share input, planes take 0.6 to 1.0 of the time of turning them into pixels and back, unless
+ * their rows leave lanes idle; row by row the kernel for pixels is slower, and one lane in eight
+ * may idle (measured: 3x3, 7 to 112 columns, all of x86). Two windows gain only with registers for
+ * all weights, where kernels for pixels make several rows too. */
 bool ck_dw_planes_pay(const struct ck_run *run) {
-  return 2 * run->out_channels <= run->op->kernels->lanes;
+  const struct ck_kernels *k = run->op->kernels;
+  if (2 * run->out_channels <= k->lanes) return true;
+  const bool wide = run->out_w > k->lanes, nearly = 8 * run->out_w >= 7 * k->lanes;
+  switch (window_of(run)) {
+    case CK_PLANAR_3X3: return wide;
+    case CK_PLANAR_3X3_S2: return wide && k->dw_rows > 1;
+    case CK_PLANAR_3X3_BY_ROWS: return nearly;
+    case CK_PLANAR_3X3_D2: return nearly && k->dw_rows > 1;
+    default: return false;
+  }
 }
 
-/* The staged input of a block takes half of L1, or with column sums a third. */
+/* The staged input of a block takes about half of L1, or with column sums a third. */
 static struct ck_blocking blocking_of(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const int64_t share = run->op->kind == CK_OP_SPATIAL ? 3 : 2;
   const int64_t inputs = ck_cpu_l1d_bytes() / share / run->op->kernels->element;
   const int64_t pixels = inputs / ck_min(w->stride_h, 4) / ck_min(w->stride_w, 4);
-  return ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
+  struct ck_blocking b = ck_blocking_of(run->image.batch, run->out_h, run->out_w, pixels);
+  if (b.rows < CK_PLANAR_ROWS / 2) return b;
+  b.rows = ck_min(run->out_h, ck_round_up(b.rows - CK_PLANAR_ROWS / 2 + 1, CK_PLANAR_ROWS));
+  b.row_blocks = ck_ceil_div(run->out_h, b.rows);
+  return b;
 }
 
 ck_status ck_planar_workspace(const struct ck_run *run, size_t *bytes) {
@@ -297,15 +330,7 @@ void ck_planar_run(const struct ck_run *run, void *workspace) {
     for (int64_t o = channels.begin; o < channels.end; ++o) {
       const int64_t plane = (block.image * run->out_channels + o) * ck_out_plane(run);
       const int64_t at = plane + block.y * run->out_w + block.x;
-      make_channel(&d, o);
-      op->kernels->planar_copy(
-          &(struct ck_planar_copy_args){.to = ck_at_mut(run->y, at, op->kernels->element),
-                                        .src = d.out,
-                                        .to_row = run->out_w,
-                                        .src_row = d.s.pitch,
-                                        .step = 1,
-                                        .n = block.cols,
-                                        .rows = block.rows});
+      make_channel(&d, o, ck_at_mut(run->y, at, op->kernels->element));
       ck_dw_finish(run, at, block.pixels);
     }
   }

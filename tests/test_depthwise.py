@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cases import CHANNELS, call, channels_id, check
+from cases import CHANNELS, assert_same_bits, call, channels_id, check, images_nchw, nchw
 
 import convkern as ck
 
@@ -148,3 +148,26 @@ def test_image_in_place_and_staged(width, stride, padding, data):
             few = ck.depthwise_conv2d(x[..., some], w[..., some], **window)
             np.testing.assert_array_equal(few, y[..., some])
         check(call(OP, (2, 10, 17, 56), kernel=(4, width), residual=True, data=data, **window))
+
+
+@pytest.mark.parametrize("multiplier", [1, 2], ids="multiplier_{}".format)
+@pytest.mark.parametrize("dilation", [1, 2, 4], ids="dilation_{}".format)
+@pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
+def test_planes_whose_rows_share_input(stride, dilation, multiplier, data):
+    """Fewer rows than are made at once, and more; a vector of columns, a part of one, and both."""
+    for rows, cols in [(1, 33), (3, 17), (4, 14), (5, 18), (9, 16), (6, 5)]:
+        size = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+        window = {"stride": stride, "dilation": dilation, "padding": dilation}
+        made = call(OP, (2, *size, 9), multiplier=multiplier, residual=True, data=data, **window)
+        y = nchw(made).run()
+        check(nchw(made), y)
+        assert_same_bits(y, images_nchw(made.run()))
+
+
+@pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
+@pytest.mark.parametrize("size", [(70, 119), (3, 6500)], ids=["several_rows", "part_of_a_row"])
+def test_blocks_of_planes(size, stride, data):
+    """More pixels than are staged at once, with padding on some sides of a block."""
+    for dilation, padding in ((1, "same"), (2, ((0, 3), (4, 0)))):
+        window = {"stride": stride, "dilation": dilation, "padding": padding}
+        check(nchw(call(OP, (1, *size, 9), activation="relu6", data=data, **window)))

@@ -24,9 +24,9 @@ def one_by_one(graph, x):
     return arrays[graph.output]
 
 
-def runtime_l2():
+def l2_bytes():
     """Bytes of this machine's L2."""
-    return ck.runtime.config()["cpu"]["l2_bytes"]
+    return ck.show_config("dicts")["cpu"]["l2_bytes"]
 
 
 def check(graph, x):
@@ -176,7 +176,7 @@ def test_bands_of_every_window(options, kernel):
 )
 def test_what_is_expanded_never_exists(height, width, channels, wide, stride, padding, dtype):
     """Where it is more than L2 holds, it is made inside the next step: the same bits."""
-    batch = 1 + runtime_l2() // (height * width * wide * np.dtype(dtype).itemsize)
+    batch = 1 + l2_bytes() // (height * width * wide * np.dtype(dtype).itemsize)
     height *= batch  # of one image, whatever L2 this machine has
     expand = ck.PointwiseConv2d(
         random(channels, wide, dtype=dtype), random(wide, dtype=dtype), activation="relu6"
@@ -200,17 +200,16 @@ def test_what_is_expanded_never_exists(height, width, channels, wide, stride, pa
 
 def test_what_others_read_is_not_made_inside():
     """The expanded array is read twice; and the first rows of a window are padding only."""
-    x = random(1, 100, 400, 16)
     expand = ck.PointwiseConv2d(random(16, 96), activation="relu6")
-    rows = 1 + runtime_l2() // (400 * 96 * 4)
+    rows = 1 + l2_bytes() // (400 * 96 * 4)
     x = random(1, rows, 400, 16)
     for padding, twice in (((3, 0), (1, 1)), False), ("same", True):
         project = ck.SeparableConv2d(random(3, 3, 96), random(96, 96), padding=padding)
         nodes = [
-            ("expand", expand, "x"),
+            ("expand", expand, "input"),
             ("project", project, "expand", "expand" if twice else None),
         ]
-        graph = ck.Graph("x", nodes)
+        graph = ck.Graph(nodes)
         assert not any(step.inside for step in graph.plan(x.shape).steps)
         check(graph, x)
 

@@ -17,6 +17,7 @@ from cases import (
     call,
     channels_id,
     example,
+    nchw,
     python,
 )
 from guard import guarded
@@ -103,6 +104,14 @@ def test_guard_pages_kernel(op, kernel, end):
         for padding in ("valid", "same", ((0, 3), (2, 1))):
             made = call(op, (1, 7, 8, 5), kernel=kernel, stride=stride, padding=padding, outputs=9)
             check_guarded(made, end)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("width", [14, 16, 17, 31, 33, 35], ids="width_{}".format)
+def test_guard_pages_planes(width, end):
+    for stride, dilation in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        window = {"stride": stride, "dilation": dilation, "padding": dilation}
+        check_guarded(nchw(call("depthwise_conv2d", (1, 9, width, 9), **window)), end)
 
 
 @pytest.mark.parametrize("end", ENDS)

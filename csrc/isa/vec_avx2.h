@@ -85,6 +85,13 @@ CK_INLINE vf vf_even(vf a, vf b) {
 #endif
 }
 
+/* The vector n elements after p, where a vector begins, and every other element from there on; of
+ * the next vector, and of the next two, all is readable. */
+CK_INLINE vf vf_load_after(const real *p, const int n) { return vf_load(p + n); }
+CK_INLINE vf vf_load_even_after(const real *p, const int n) {
+  return vf_even(vf_load(p + n), vf_load(p + n + VF_LANES));
+}
+
 /* A vector is made of blocks of 128 bits, VF_BLOCK elements each; these come from places that lie
  * `step` elements apart. */
 #define VF_BLOCK (VF_LANES / 2)

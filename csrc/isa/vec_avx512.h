@@ -80,14 +80,46 @@ CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
   return VF_OP(permutexvar)(index, vf_load_n(p, n));
 }
 
-/* The even lanes of a, then those of b. */
-CK_INLINE vf vf_even(vf a, vf b) {
+/* The even lanes of a, then those of b; and the odd ones. */
 #if CK_REAL_BITS == 32
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#define VF_EVEN _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define VF_ONES _mm512_set1_epi32(1)
 #else
-  const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+#define VF_EVEN _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)
+#define VF_ONES _mm512_set1_epi64(1)
 #endif
-  return VF_OP(permutex2var)(a, even, b);
+CK_INLINE vf vf_even(vf a, vf b) { return VF_OP(permutex2var)(a, VF_EVEN, b); }
+CK_INLINE vf vf_odd(vf a, vf b) {
+  return VF_OP(permutex2var)(a, _mm512_or_si512(VF_EVEN, VF_ONES), b);
+}
+
+/* The vector n elements after p, where a vector begins, and every other element from there on; of
+ * the next vector, and of the next two, all is readable. A load that crosses a line counts twice.
+ */
+#if CK_REAL_BITS == 32
+#define VF_BITS(x) _mm512_castps_si512(x)
+#define VF_AFTER(a, b, n) _mm512_castsi512_ps(_mm512_alignr_epi32(VF_BITS(b), VF_BITS(a), n))
+#else
+#define VF_BITS(x) _mm512_castpd_si512(x)
+#define VF_AFTER(a, b, n) _mm512_castsi512_pd(_mm512_alignr_epi64(VF_BITS(b), VF_BITS(a), n))
+#endif
+CK_INLINE vf vf_load_after(const real *p, const int n) {
+  const vf a = vf_load(p), b = vf_load(p + VF_LANES);
+  switch (n) {
+    case 1: return VF_AFTER(a, b, 1);
+    case 2: return VF_AFTER(a, b, 2);
+    case 4: return VF_AFTER(a, b, 4);
+    default: return vf_load(p + n);
+  }
+}
+CK_INLINE vf vf_load_even_after(const real *p, const int n) {
+  const vf a = vf_load(p), b = vf_load(p + VF_LANES), c = vf_load(p + 2 * VF_LANES);
+  switch (n) {
+    case 0: return vf_even(a, b);
+    case 1: return vf_odd(a, b);
+    case 2: return VF_AFTER(vf_even(a, b), c, 1);
+    default: return vf_even(vf_load(p + n), vf_load(p + n + VF_LANES));
+  }
 }
 
 /* A vector is made of blocks of 128 bits, VF_BLOCK elements each; these come from places that lie

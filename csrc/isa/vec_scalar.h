@@ -47,6 +47,13 @@ CK_INLINE vf vf_even(vf a, vf b) {
   return a;
 }
 
+/* The vector n elements after p, where a vector begins, and every other element from there on; of
+ * the next vector, and of the next two, all is readable. */
+CK_INLINE vf vf_load_after(const real *p, const int n) { return vf_load(p + n); }
+CK_INLINE vf vf_load_even_after(const real *p, const int n) {
+  return vf_even(vf_load(p + n), vf_load(p + n + VF_LANES));
+}
+
 /* A vector is one block of one element, which has no halves. */
 #define VF_BLOCK 1
 CK_INLINE vf vf_load_blocks(const real *p, int64_t step) {

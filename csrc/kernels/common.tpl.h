@@ -21,14 +21,8 @@ CK_INLINE const real *vf_hide(const real *p) {
   return p;
 }
 
-/* The same vector, loaded once: x86 takes an operand of an FMA from memory, and compilers then load
- * it for each. With 16 registers that is as well. */
-CK_INLINE vf vf_once(vf x) {
-#if CK_X86 && VF_REGISTERS >= 32
-  __asm__("" : "+v"(x));
-#endif
-  return x;
-}
+/* What was loaded for several FMAs stays in a register; gcc would make it an operand of each. */
+#define CK_LOADED() __asm__ volatile("" ::: "memory")
 
 /* One vector of padding, for every kernel that reads rows outside the image. */
 static const real ck_padding[VF_LANES] __attribute__((aligned(CK_ALIGN))) = {0};

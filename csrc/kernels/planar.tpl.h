@@ -10,9 +10,14 @@ CK_INLINE void planar_copy_row(real *to, const real *from, int64_t n, int64_t st
   int64_t i = 0;
   if (step == 1) {
     for (; i + VF_LANES <= n; i += VF_LANES) vf_store(to + i, vf_load(from + i));
-    if (i < n) vf_store_n(to + i, vf_first(n - i), vf_load_n(from + i, vf_first(n - i)));
+    if (!VF_HAS_MASK && i > 0 && i < n)
+      vf_store(to + n - VF_LANES, vf_load(from + n - VF_LANES));
+    else if (i < n)
+      vf_store_n(to + i, vf_first(n - i), vf_load_n(from + i, vf_first(n - i)));
   } else if (step == 2 && VF_LANES > 1) {
-    for (; i < n; i += VF_LANES) {
+    for (; i + VF_LANES < n; i += VF_LANES)
+      vf_store(to + i, vf_even(vf_load(from + 2 * i), vf_load(from + 2 * i + VF_LANES)));
+    if (i < n) {
       const int64_t reach = 2 * (n - i) - 1; /* elements from here to the last that is wanted */
       const vf a = vf_load_n(from + 2 * i, vf_first(reach));
       const vf b = vf_load_n(from + 2 * i + VF_LANES, vf_first(reach - VF_LANES));
@@ -43,67 +48,142 @@ static void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
   }
 }
 
-/* Rows of a plane; with a step the columns of one residue modulo the stride, side by side: a
+/* Rectangles of a plane; with a step the columns of one residue modulo the stride, side by side: a
  * depthwise tap then reads neighbours, whatever the stride. Rows of at most a vector, which late
  * layers are made of, share their masks. */
 static void CK_FN(planar_copy)(const struct ck_planar_copy_args *c) {
-  const real *from = c->src;
-  real *to = c->to;
-  const int64_t src_row = c->src_row, to_row = c->to_row, n = c->n, reach = c->step * (n - 1) + 1;
-  const vf_tail out = vf_first(n), low = vf_first(reach), high = vf_first(reach - VF_LANES);
-  if (c->step == 1 && n <= VF_LANES) {
-    for (int64_t r = c->rows; r > 0; --r, from += src_row, to += to_row)
-      vf_store_n(to, out, vf_load_n(from, low));
-  } else if (c->step == 2 && n <= VF_LANES && VF_LANES > 1) {
-    for (int64_t r = c->rows; r > 0; --r, from += src_row, to += to_row)
-      vf_store_n(to, out, vf_even(vf_load_n(from, low), vf_load_n(from + VF_LANES, high)));
-  } else {
-    for (int64_t r = c->rows; r > 0; --r, from += src_row, to += to_row)
-      planar_copy_row(to, from, n, c->step);
+  const int64_t src_row = c->src_row, to_row = c->to_row, step = c->step;
+  for (const struct ck_move *m = c->move, *end = m + c->moves; m < end; ++m) {
+    const real *from = (const real *)c->src + m->from;
+    real *to = (real *)c->to + m->to;
+    const int64_t n = m->n, reach = step * (n - 1) + 1;
+    const vf_tail out = vf_first(n), low = vf_first(reach), high = vf_first(reach - VF_LANES);
+    if (step == 1 && n <= VF_LANES) {
+      for (int64_t r = m->rows; r > 0; --r, from += src_row, to += to_row)
+        vf_store_n(to, out, vf_load_n(from, low));
+    } else if (step == 2 && n <= VF_LANES && VF_LANES > 1) {
+      for (int64_t r = m->rows; r > 0; --r, from += src_row, to += to_row)
+        vf_store_n(to, out, vf_even(vf_load_n(from, low), vf_load_n(from + VF_LANES, high)));
+    } else {
+      for (int64_t r = m->rows; r > 0; --r, from += src_row, to += to_row)
+        planar_copy_row(to, from, n, step);
+    }
   }
 }
 
-/* Up to PLANAR_VECTORS vectors of neighbouring outputs. */
-enum { PLANAR_VECTORS = 4 };
+/* What the outputs of a channel share. */
+struct planar {
+  const struct ck_dw_planar_args *args;
+  int64_t pitch;
+  vf bias, low, high;
+  vf w[9]; /* of 3x3 taps, where there are registers for them */
+};
 
-CK_INLINE void planar_outputs(const struct ck_dw_planar_args *d, int64_t at, const int vectors,
-                              vf_tail tail) {
-  const real *plane = (const real *)d->plane + at, *weights = d->weights;
-  const struct ck_tap *tap = d->tap, *end = tap + d->taps;
-  vf sum[PLANAR_VECTORS];
+/* A vector of outputs in each of some rows: all taps, in their order. */
+CK_INLINE void planar_sums(const struct planar *c, const real *plane, vf *sum, const int rows) {
+  const struct ck_tap *tap = c->args->tap, *end = tap + c->args->taps;
+  const real *weights = c->args->weights, *row[CK_PLANAR_ROWS];
   CK_UNROLL
-  for (int v = 0; v < vectors; ++v) sum[v] = vf_set1(*(const real *)d->bias);
+  for (int r = 0; r < rows; ++r) row[r] = vf_hide(plane + r * c->pitch);
   for (; tap < end; ++tap) {
     const vf w = vf_set1(weights[tap->weight]);
-    const real *in = plane + tap->plane;
     CK_UNROLL
-    for (int v = 0; v < vectors; ++v) sum[v] = vf_fma(vf_load(in + v * VF_LANES), w, sum[v]);
-  }
-  const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
-  real *out = (real *)d->out + at;
-  CK_UNROLL
-  for (int v = 0; v < vectors; ++v) {
-    const vf y = vf_min(high, vf_max(low, sum[v]));
-    if (v + 1 < vectors)
-      vf_store(out + v * VF_LANES, y);
-    else
-      vf_store_n(out + v * VF_LANES, tail, y);
+    for (int r = 0; r < rows; ++r) sum[r] = vf_fma(vf_load(row[r] + tap->plane), w, sum[r]);
   }
 }
 
-/* One channel: n outputs, each the sum over the taps of its plane, shifted, times its weight. */
+/* Column kx of 3x3 taps, and rows [begin, end) of the input: a vector is loaded once for all rows
+ * of output that it is under. */
+CK_INLINE void planar_add(const struct planar *c, const real *plane, vf *sum, const int rows,
+                          const int stride, const int dilation, const int kx, const int begin,
+                          const int end) {
+  const int shift = kx * dilation;
+  vf w[3];
+  CK_UNROLL
+  for (int ky = 0; ky < 3; ++ky)
+    w[ky] = VF_REGISTERS < 32 ? vf_set1(((const real *)c->args->weights)[(3 * ky + kx) * VF_LANES])
+                              : c->w[3 * ky + kx];
+  CK_UNROLL
+  for (int j = begin; j < end; ++j) {
+    const real *row = plane + j * c->pitch;
+    const vf in = stride == 1 ? vf_load_after(row, shift) : vf_load_even_after(row, shift);
+    CK_LOADED();
+    CK_UNROLL
+    for (int ky = 0; ky < 3; ++ky) {
+      const int down = j - ky * dilation; /* to the first input row of the output row */
+      if (down >= 0 && down % stride == 0 && down / stride < rows)
+        sum[down / stride] = vf_fma(in, w[ky], sum[down / stride]);
+    }
+  }
+}
+
+/* The same as planar_sums for 3x3 taps. */
+CK_INLINE void planar_sums3x3(const struct planar *c, const real *plane, vf *sum, const int rows,
+                              const int stride, const int dilation, const bool by_columns) {
+  const int in_rows = stride * (rows - 1) + 2 * dilation + 1;
+  const int passes = by_columns ? 1 : in_rows, each = by_columns ? in_rows : 1;
+  CK_UNROLL
+  for (int j = 0; j < passes; ++j) {
+    CK_UNROLL
+    for (int kx = 0; kx < 3; ++kx)
+      planar_add(c, plane, sum, rows, stride, dilation, kx, j, j + each);
+  }
+}
+
+/* Some rows of output; stride 0 stands for any window. Without masks the last vector of a row may
+ * overlap the one before it. */
+CK_INLINE void planar_rows(const struct planar *c, int64_t row, const int rows, const int stride,
+                           const int dilation, const bool by_columns) {
+  const struct ck_dw_planar_args *d = c->args;
+  const int64_t step = stride ? stride : 1, cols = d->cols, out_row = d->out_row;
+  const real *plane = (const real *)d->plane + row * step * c->pitch;
+  real *out = (real *)d->out + row * out_row;
+  for (int64_t x = 0; x < cols; x += VF_LANES) {
+    const int64_t at = VF_HAS_MASK || cols < VF_LANES ? x : ck_min(x, cols - VF_LANES);
+    const bool full = !VF_HAS_MASK && cols >= VF_LANES;
+    const vf_tail tail = vf_first(cols - at);
+    vf sum[CK_PLANAR_ROWS];
+    CK_UNROLL
+    for (int r = 0; r < rows; ++r) sum[r] = c->bias;
+    if (stride == 0)
+      planar_sums(c, plane + at, sum, rows);
+    else
+      planar_sums3x3(c, plane + at * step, sum, rows, stride, dilation, by_columns);
+    CK_UNROLL
+    for (int r = 0; r < rows; ++r)
+      vf_store_either(out + r * out_row + at, full, tail, vf_min(c->high, vf_max(c->low, sum[r])));
+  }
+}
+
+CK_INLINE void planar_channel(const struct ck_dw_planar_args *d, const int stride,
+                              const int dilation, const bool by_columns) {
+  struct planar c = {.args = d,
+                     .pitch = d->pitch,
+                     .bias = vf_set1(*(const real *)d->bias),
+                     .low = vf_set1((real)d->low),
+                     .high = vf_set1((real)d->high)};
+  CK_UNROLL
+  for (int t = 0; t < 9; ++t)
+    c.w[t] = stride ? vf_set1(((const real *)d->weights)[t * VF_LANES]) : vf_zero();
+  int64_t row = 0;
+  if (d->rows >= CK_PLANAR_ROWS)
+    for (; row < d->rows; row += CK_PLANAR_ROWS)
+      planar_rows(&c, ck_min(row, d->rows - CK_PLANAR_ROWS), CK_PLANAR_ROWS, stride, dilation,
+                  by_columns);
+  for (; row < d->rows; ++row) planar_rows(&c, row, 1, stride, dilation, by_columns);
+}
+
+/* One channel: each output is the sum over the taps of its plane, shifted, times its weight. Row by
+ * row, sharing input takes nine weights at hand. */
 static void CK_FN(dwconv_planar)(const struct ck_dw_planar_args *d) {
-  const vf_tail whole = vf_first(VF_LANES);
-  int64_t i = 0;
-  for (; i + PLANAR_VECTORS * VF_LANES <= d->n; i += PLANAR_VECTORS * VF_LANES)
-    planar_outputs(d, i, PLANAR_VECTORS, whole);
-  const int64_t left = d->n - i;
-  if (left > 3 * VF_LANES)
-    planar_outputs(d, i, 4, vf_first(left - 3 * VF_LANES));
-  else if (left > 2 * VF_LANES)
-    planar_outputs(d, i, 3, vf_first(left - 2 * VF_LANES));
-  else if (left > VF_LANES)
-    planar_outputs(d, i, 2, vf_first(left - VF_LANES));
-  else if (left > 0)
-    planar_outputs(d, i, 1, vf_first(left));
+  if (d->window == CK_PLANAR_3X3)
+    planar_channel(d, 1, 1, true);
+  else if (d->window == CK_PLANAR_3X3_S2)
+    planar_channel(d, 2, 1, true);
+  else if (VF_REGISTERS >= 32 && d->window == CK_PLANAR_3X3_BY_ROWS)
+    planar_channel(d, 1, 1, false);
+  else if (VF_REGISTERS >= 32 && d->window == CK_PLANAR_3X3_D2)
+    planar_channel(d, 1, 2, false);
+  else
+    planar_channel(d, 0, 0, false);
 }
