@@ -146,12 +146,10 @@ struct ck_deform_args {
   const void *x;              /* the first of the n channels, at the first pixel of row_begin */
   int64_t row_begin, row_end; /* the rows that are there, channels side by side */
   int64_t pixel_step;
-  const void *planes;  /* where the others are: the first of the n channels; or null */
-  int64_t plane_step;  /* from one channel to the next */
-  const void *dy, *dx; /* of the first pixel */
-  int64_t offset_step; /* from one pixel's to the next */
-  const void *mask;    /* of the first pixel; null: ones */
-  int64_t mask_step;
+  const void *planes;   /* where the others are: the first of the n channels; or null */
+  int64_t plane_step;   /* from one channel to the next */
+  const void *dy, *dx;  /* one per pixel */
+  const void *mask;     /* the same, or null: ones */
   int64_t tap_y, tap_x; /* where the first pixel's tap lies before it is moved */
   int64_t stride_w;
   const void *zeros; /* n of them: a pixel outside the image */
@@ -439,9 +437,9 @@ struct ck_conv_fill {
 };
 ck_fill_fn ck_fill_pointwise, ck_fill_deformed;
 
-/* What ck_fill_deformed keeps from one block to the next. */
-ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes);
-void ck_deform_start(const struct ck_conv_fill *fill);
+/* What ck_fill_deformed needs beside the GEMM, behind whose workspace it lies. */
+ck_status ck_deform_scratch(const struct ck_gemm *g, size_t *bytes);
+void ck_deform_start(const struct ck_gemm *g, struct ck_conv_fill *fill, void *workspace);
 
 /* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
 #define CK_DEFORM_REACH 4

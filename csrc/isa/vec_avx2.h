@@ -62,6 +62,15 @@ CK_INLINE vf_tail vf_first(int64_t n) {
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskload)(p, n); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(maskstore)(p, n, x); }
 
+/* The first half of a vector; the other lanes are zero. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextps128_ps256(_mm_loadu_ps(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_ps(p, _mm256_castps256_ps128(x)); }
+#else
+CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextpd128_pd256(_mm_loadu_pd(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_pd(p, _mm256_castpd256_pd128(x)); }
+#endif
+
 /* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
   __m256i index = _mm256_loadu_si256((const __m256i *)lanes);

@@ -59,14 +59,19 @@ CK_INLINE vf_tail vf_first(int64_t n) {
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, p); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
 
-/* Halves of vectors: the first half of a vector of memory twice, the lower half of one vector with
- * the upper half of another, two lower halves side by side, an upper half as the lower one. */
+/* Halves of vectors: the first half of a vector of memory, which zeros follow, and back; twice, the
+ * lower half of one vector with the upper half of another, two lower halves side by side, an upper
+ * half as the lower one. */
 #if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_ps(0xFF00, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
 CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f32x4(a, a, 0xEE); }
 #else
+CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextpd256_pd512(_mm256_loadu_pd(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_pd(p, _mm512_castpd512_pd256(x)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_pd(0xF0, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }

@@ -84,6 +84,10 @@ CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
 #endif
 }
 
+/* The first half of a vector; the other lanes are zero. */
+CK_INLINE vf vf_load_half(const real *p) { return VF_OP(combine)(VF_OP(ld1)(p), VF_OP(dup_n)(0)); }
+CK_INLINE void vf_store_half(real *p, vf x) { VF_OP(st1)(p, VF_OP(get_low)(x)); }
+
 /* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. The table
  * lookup counts in bytes. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) {

@@ -34,6 +34,13 @@ CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
   if (n > 0) *p = x;
 }
 
+/* The first half of a vector; of one element there is none. */
+CK_INLINE vf vf_load_half(const real *p) {
+  (void)p;
+  return 0;
+}
+CK_INLINE void vf_store_half(real *p, vf x) { (void)p, (void)x; }
+
 /* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return (vf_index)lanes[0]; }
 CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {

@@ -70,6 +70,15 @@ static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+/* The first half of a vector; the other lanes are zero. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm_loadl_pi(vf_zero(), (const __m64 *)p); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storel_pi((__m64 *)p, x); }
+#else
+CK_INLINE vf vf_load_half(const real *p) { return _mm_load_sd(p); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_store_sd(p, x); }
+#endif
+
 /* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return lanes; }
 CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
