@@ -121,8 +121,10 @@ struct ck_stage_args {
   int64_t to_step;  /* whole vectors; more than one only where output channels are input channels */
   int64_t pixels;
   int64_t channel, lanes; /* output channels [channel, channel + lanes) */
-  /* output channel o reads input channel o / group_out * group_in + member */
-  int64_t group_in, group_out, member;
+  /* output channel o reads input channels o / group_out * group_in + [0, group_in), for each of
+   * which there is a staged row */
+  int64_t group_in, group_out;
+  int64_t member_step; /* from one of these rows to the next */
 };
 
 /* Copy n consecutive terms of each of several pixels into the panel. */

@@ -31,6 +31,8 @@ typedef __mmask8 vf_tail;
 #define VF_OP(name) _mm512_##name##_pd
 #endif
 
+typedef vf vf_span;
+
 CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
 CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
 CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
@@ -78,11 +80,10 @@ CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
 CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f64x2(a, a, 0xEE); }
 #endif
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
-  return VF_OP(permutexvar)(index, vf_load_n(p, n));
-}
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
+CK_INLINE vf vf_repeat(vf_span x, vf_index index) { return VF_OP(permutexvar)(index, x); }
 
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) {

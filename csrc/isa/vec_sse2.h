@@ -17,6 +17,7 @@
 
 typedef int64_t vf_tail;
 typedef const real_bits *vf_index;
+typedef const real *vf_span; /* in memory: to permute by a variable takes SSSE3 */
 #if CK_REAL_BITS == 32
 typedef __m128 vf;
 #define VF_LANES 4
@@ -79,10 +80,13 @@ CK_INLINE vf vf_load_half(const real *p) { return _mm_load_sd(p); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm_store_sd(p, x); }
 #endif
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return lanes; }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) {
   (void)n; /* index stays below it */
+  return p;
+}
+CK_INLINE vf vf_repeat(vf_span p, vf_index index) {
 #if CK_REAL_BITS == 32
   return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
 #else
