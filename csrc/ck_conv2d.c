@@ -248,7 +248,7 @@ ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_gemm g = gemm_of(run, groups_of(run).begin, NULL, &weights);
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
-  if (status == CK_OK) status = ck_deform_scratch(run, &scratch);
+  if (status == CK_OK) status = ck_deform_scratch(&g, &scratch);
   if (status == CK_OK) *bytes = gemm + scratch;
   return status;
 }
@@ -256,14 +256,12 @@ ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
 void ck_conv2d_run(const struct ck_run *run, void *workspace) {
   const ck_conv *conv = &run->op->conv;
   const int64_t channels = conv->in_channels / conv->groups;
-  size_t scratch = 0;
-  ck_deform_scratch(run, &scratch);
   const struct ck_span groups = groups_of(run);
   for (int64_t group = groups.begin; group < groups.end; ++group) {
-    const struct ck_conv_fill fill = {run, group * channels, channels, workspace};
+    struct ck_conv_fill fill = {run, group * channels, channels, NULL};
     struct ck_gemm_weights weights;
     const struct ck_gemm g = gemm_of(run, group, &fill, &weights);
-    ck_deform_start(&fill);
-    ck_gemm_run(&g, (char *)workspace + scratch);
+    ck_deform_start(&g, &fill, workspace);
+    ck_gemm_run(&g, workspace);
   }
 }

@@ -221,8 +221,8 @@ static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *
                                              .from_more = image->width});
 }
 
-/* Pixels, channel `member` of each output's group -> a staged row. */
-static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char *to) {
+/* Pixels -> a staged row of each channel of an output's group. */
+static void stage_pixels(const struct stage *s, int64_t y, char *to) {
   const struct ck_run *run = s->run;
   const struct ck_kernels *k = run->op->kernels;
   const ck_image *image = &run->image;
@@ -236,7 +236,7 @@ static void stage_pixels(const struct stage *s, int64_t y, int64_t member, char 
       .lanes = s->lanes,
       .group_in = run->group_in,
       .group_out = run->group_out,
-      .member = member,
+      .member_step = slot_elements(run, &s->ring),
   });
 }
 
@@ -245,7 +245,7 @@ static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) 
   const int64_t members = s->run->group_in, slots = s->ring.slots;
   char *to = s->data + slot * members * s->slot_bytes;
   if (s->run->op->conv.layout == CK_NHWC) {
-    for (int64_t c = 0; c < members; ++c) stage_pixels(s, y, c, to + c * s->slot_bytes);
+    stage_pixels(s, y, to);
     s->holds[slot] = y;
     return;
   }

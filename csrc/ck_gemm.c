@@ -61,8 +61,10 @@ struct cut {
 };
 
 /* A fill by a wide depthwise reads those rows again, and may stage them again, that a block shares
- * with the one before it. */
-static bool rereads(const struct ck_run *run) {
+ * with the one before it. One of samples begins anew with each tap of each offset group, in a plane
+ * of offsets of its own. */
+static bool likes_large(const struct ck_run *run) {
+  if (run->deform) return true;
   return run->op->kind == CK_OP_SEPARABLE && run->op->conv.window.kernel_h > 1 && !ck_dw_3x3(run);
 }
 
@@ -74,7 +76,7 @@ static int64_t pixels_together(const struct ck_run *run) {
 
 /* A panel of weights takes at most an eighth of L2. Where all weights stay in L2, a small block is
  * best, because its input is still near when it is multiplied; where they do not, a large one,
- * which reads them less often. So it is for a fill by a wide depthwise; and for planes, because the
+ * which reads them less often. So it is for the fills that like it; and for planes, because the
  * fewer ends of rows, the fewer idle lanes. An eighth of L2 is not too much for rows that are made
  * together. */
 static struct cut cut_of(const struct ck_gemm *g) {
@@ -86,7 +88,7 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
   const bool resident = w->terms < l2 / 2 / w->columns;
   const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
-  const bool small = resident && !planar(g) && !rereads(g->run);
+  const bool small = resident && !planar(g) && !likes_large(g->run);
   const int64_t steps = ck_max(1, (small ? l2 / 16 : l2 / 4) / (terms * step));
   const int64_t together = ck_round_up(pixels_together(g->run), step);
   const bool fit = together <= l2 / 8 / terms;

@@ -122,8 +122,10 @@ struct ck_stage_args {
   int64_t to_step;  /* whole vectors; more than one only where output channels are input channels */
   int64_t pixels;
   int64_t channel, lanes; /* output channels [channel, channel + lanes) */
-  /* output channel o reads input channel o / group_out * group_in + member */
-  int64_t group_in, group_out, member;
+  /* output channel o reads input channels o / group_out * group_in + [0, group_in), for each of
+   * which there is a staged row */
+  int64_t group_in, group_out;
+  int64_t member_step; /* from one of these rows to the next */
 };
 
 /* Copy n consecutive terms of each of several pixels into the panel. */
@@ -147,12 +149,10 @@ struct ck_deform_args {
   const void *x;              /* the first of the n channels, at the first pixel of row_begin */
   int64_t row_begin, row_end; /* the rows that are there, channels side by side */
   int64_t pixel_step;
-  const void *planes;  /* where the others are: the first of the n channels; or null */
-  int64_t plane_step;  /* from one channel to the next */
-  const void *dy, *dx; /* of the first pixel */
-  int64_t offset_step; /* from one pixel's to the next */
-  const void *mask;    /* of the first pixel; null: ones */
-  int64_t mask_step;
+  const void *planes;   /* where the others are: the first of the n channels; or null */
+  int64_t plane_step;   /* from one channel to the next */
+  const void *dy, *dx;  /* one per pixel */
+  const void *mask;     /* the same, or null: ones */
   int64_t tap_y, tap_x; /* where the first pixel's tap lies before it is moved */
   int64_t stride_w;
   const void *zeros; /* n of them: a pixel outside the image */
@@ -460,9 +460,9 @@ struct ck_conv_fill {
 };
 ck_fill_fn ck_fill_pointwise, ck_fill_deformed;
 
-/* What ck_fill_deformed keeps from one block to the next. */
-ck_status ck_deform_scratch(const struct ck_run *run, size_t *bytes);
-void ck_deform_start(const struct ck_conv_fill *fill);
+/* What ck_fill_deformed needs beside the GEMM, behind whose workspace it lies. */
+ck_status ck_deform_scratch(const struct ck_gemm *g, size_t *bytes);
+void ck_deform_start(const struct ck_gemm *g, struct ck_conv_fill *fill, void *workspace);
 
 /* Trained offsets mostly stay within so many rows: those are brought near beforehand. */
 #define CK_DEFORM_REACH 4

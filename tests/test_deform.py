@@ -99,6 +99,11 @@ def test_ranges_of_terms(offset_groups, data):
     check_both(deform((1, 3, 5, 1541), outputs=3, padding=1, data=data, **made))
 
 
+def test_more_taps_than_a_range_holds():
+    """Of one channel each: no other call has as many offsets for a range of terms."""
+    check_both(deform((1, 2, 3, 2), kernel=(65, 65), groups=2, outputs=4, padding=32))
+
+
 @pytest.mark.parametrize(
     ("size", "stride"),
     [((77, 19), (2, 4)), ((2, 131), 1), ((200, 2), (3, 1))],

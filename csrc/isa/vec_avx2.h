@@ -36,6 +36,8 @@ typedef __m256d vf;
 #define VF_SLL _mm256_slli_epi64
 #endif
 
+typedef vf vf_span;
+
 CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
 CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
 CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
@@ -62,7 +64,16 @@ CK_INLINE vf_tail vf_first(int64_t n) {
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskload)(p, n); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(maskstore)(p, n, x); }
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* The first half of a vector; the other lanes are zero. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextps128_ps256(_mm_loadu_ps(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_ps(p, _mm256_castps256_ps128(x)); }
+#else
+CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextpd128_pd256(_mm_loadu_pd(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_pd(p, _mm256_castpd256_pd128(x)); }
+#endif
+
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
   __m256i index = _mm256_loadu_si256((const __m256i *)lanes);
 #if CK_REAL_BITS == 64 /* there is no vpermpd by register: move the two halves of each double */
@@ -71,8 +82,9 @@ CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
 #endif
   return index;
 }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
-  return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(vf_load_n(p, n)), index));
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
+CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
+  return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(x), index));
 }
 
 /* The even lanes of a, then those of b. */

@@ -32,6 +32,8 @@ typedef __mmask8 vf_tail;
 #define VF_OP(name) _mm512_##name##_pd
 #endif
 
+typedef vf vf_span;
+
 CK_INLINE vf vf_zero(void) { return VF_OP(setzero)(); }
 CK_INLINE vf vf_set1(real x) { return VF_OP(set1)(x); }
 CK_INLINE vf vf_load(const real *p) { return VF_OP(loadu)(p); }
@@ -60,25 +62,29 @@ CK_INLINE vf_tail vf_first(int64_t n) {
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, p); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
 
-/* Halves of vectors: the first half of a vector of memory twice, the lower half of one vector with
- * the upper half of another, two lower halves side by side, an upper half as the lower one. */
+/* Halves of vectors: the first half of a vector of memory, which zeros follow, and back; twice, the
+ * lower half of one vector with the upper half of another, two lower halves side by side, an upper
+ * half as the lower one. */
 #if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_ps(0xFF00, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
 CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f32x4(a, a, 0xEE); }
 #else
+CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextpd256_pd512(_mm256_loadu_pd(p)); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_pd(p, _mm512_castpd512_pd256(x)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_pd(0xF0, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
 CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f64x2(a, a, 0xEE); }
 #endif
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
-  return VF_OP(permutexvar)(index, vf_load_n(p, n));
-}
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
+CK_INLINE vf vf_repeat(vf_span x, vf_index index) { return VF_OP(permutexvar)(index, x); }
 
 /* The even lanes of a, then those of b; and the odd ones. */
 #if CK_REAL_BITS == 32

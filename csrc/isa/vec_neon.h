@@ -44,6 +44,8 @@ typedef float64x2_t vf;
 #define VF_SLL vshlq_n_u64
 #endif
 
+typedef vf vf_span;
+
 CK_INLINE vf vf_set1(real x) { return VF_OP(dupq_n)(x); }
 CK_INLINE vf vf_zero(void) { return vf_set1(0); }
 CK_INLINE vf vf_load(const real *p) { return VF_OP(ld1q)(p); }
@@ -84,7 +86,11 @@ CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
 #endif
 }
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. The table
+/* The first half of a vector; the other lanes are zero. */
+CK_INLINE vf vf_load_half(const real *p) { return VF_OP(combine)(VF_OP(ld1)(p), VF_OP(dup_n)(0)); }
+CK_INLINE void vf_store_half(real *p, vf x) { VF_OP(st1)(p, VF_OP(get_low)(x)); }
+
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. The table
  * lookup counts in bytes. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
   uint8_t bytes[sizeof(vf)];
@@ -92,8 +98,9 @@ CK_INLINE vf_index vf_index_of(const real_bits *lanes) {
     bytes[i] = (uint8_t)(lanes[i / sizeof(real)] * sizeof(real) + i % sizeof(real));
   return vld1q_u8(bytes);
 }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
-  return VF_FROM_BYTES(vqtbl1q_u8(VF_BYTES(vf_load_n(p, n)), index));
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
+CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
+  return VF_FROM_BYTES(vqtbl1q_u8(VF_BYTES(x), index));
 }
 
 /* The even lanes of a, then those of b. */

@@ -8,6 +8,7 @@
 #define VF_DW_ROWS 1
 
 typedef real vf;
+typedef vf vf_span;
 typedef int64_t vf_tail;
 typedef int64_t vf_index;
 #define VF_LANES 1
@@ -34,11 +35,19 @@ CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) {
   if (n > 0) *p = x;
 }
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* The first half of a vector; of one element there is none. */
+CK_INLINE vf vf_load_half(const real *p) {
+  (void)p;
+  return 0;
+}
+CK_INLINE void vf_store_half(real *p, vf x) { (void)p, (void)x; }
+
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return (vf_index)lanes[0]; }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
-  (void)n;
-  return p[index];
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
+CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
+  (void)index; /* 0 */
+  return x;
 }
 
 /* The even lanes of a, then those of b. */

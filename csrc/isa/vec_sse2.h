@@ -17,6 +17,7 @@
 
 typedef int64_t vf_tail;
 typedef const real_bits *vf_index;
+typedef const real *vf_span; /* in memory: to permute by a variable takes SSSE3 */
 #if CK_REAL_BITS == 32
 typedef __m128 vf;
 #define VF_LANES 4
@@ -70,10 +71,22 @@ static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-/* Lane i of a repeated load is p[index[i]]; only the first n elements of p are read. */
+/* The first half of a vector; the other lanes are zero. */
+#if CK_REAL_BITS == 32
+CK_INLINE vf vf_load_half(const real *p) { return _mm_loadl_pi(vf_zero(), (const __m64 *)p); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_storel_pi((__m64 *)p, x); }
+#else
+CK_INLINE vf vf_load_half(const real *p) { return _mm_load_sd(p); }
+CK_INLINE void vf_store_half(real *p, vf x) { _mm_store_sd(p, x); }
+#endif
+
+/* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return lanes; }
-CK_INLINE vf vf_load_repeat(const real *p, vf_tail n, vf_index index) {
+CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) {
   (void)n; /* index stays below it */
+  return p;
+}
+CK_INLINE vf vf_repeat(vf_span p, vf_index index) {
 #if CK_REAL_BITS == 32
   return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
 #else

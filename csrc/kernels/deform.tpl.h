@@ -15,68 +15,96 @@ enum { DEFORM_CHUNK = 32 }; /* samples that are planned at once: they stay in L1
 
 /* What is known of a chunk of samples before the first pixel is read. */
 struct deform_plan {
-  int32_t at[DEFORM_CHUNK];     /* element of the top left neighbour; -1: a case of its own */
-  real weight[4][DEFORM_CHUNK]; /* of the neighbours: top left, top right, bottom left and right */
+  uintptr_t at[4][DEFORM_CHUNK]; /* neighbours: top left, top right, bottom left and right */
+  real weight[4][DEFORM_CHUNK];
   real mask[DEFORM_CHUNK];
 };
 
-/* Whole pixels to move, and how much farther. Compilers make vectors of the last loop, which has no
- * branch: no ISA needs a verb for floor. */
-CK_INLINE void deform_split(const real *offset, int64_t step, int64_t count, int32_t *floor,
-                            real *beyond) {
+/* As the address of the first neighbour: the sample is a case of its own. */
+#define DEFORM_ALONE ((uintptr_t)0)
+
+CK_INLINE void deform_read(const real *from, int64_t count, real *to) {
+  for (int64_t i = 0; i < count; i += VF_LANES)
+    vf_store(to + i, vf_load_either(from + i, i + VF_LANES <= count, vf_first(count - i)));
+}
+
+/* Whole pixels to move, and how much farther: NaN where the offset is. Compilers make vectors of
+ * the last loop, which has no branch: no ISA needs a verb for floor. */
+CK_INLINE void deform_split(const real *offset, int64_t count, int32_t *floor, real *beyond) {
   const vf low = vf_set1(-DEFORM_FAR), high = vf_set1(DEFORM_FAR);
   real near[DEFORM_CHUNK] = {0};
-  for (int64_t i = 0; i < count; ++i) near[i] = offset[i * step];
-  for (int i = 0; i < DEFORM_CHUNK; i += VF_LANES) /* in this order of operands NaN becomes low */
-    vf_store(near + i, vf_min(vf_max(vf_load(near + i), low), high));
+  deform_read(offset, count, near);
+  for (int i = 0; i < DEFORM_CHUNK; i += VF_LANES) { /* in this order of operands ... */
+    const vf x = vf_load(near + i);
+    vf_store(near + i, vf_min(vf_max(x, low), high));   /* ... NaN becomes low, */
+    vf_store(beyond + i, vf_min(high, vf_max(low, x))); /* ... and stays NaN */
+  }
   for (int i = 0; i < DEFORM_CHUNK; ++i) {
     const int32_t whole = (int32_t)near[i]; /* toward zero: one too many below it */
     floor[i] = whole - ((real)whole > near[i]);
-    beyond[i] = near[i] - (real)floor[i];
+    beyond[i] -= (real)floor[i];
   }
 }
 
 /* Whether 32 bits hold every place and every element, and no far offset leads into the image. */
-CK_INLINE bool deform_fits(const struct ck_deform_args *d, int64_t first) {
-  const int64_t most = DEFORM_FAR / 4, last = first + DEFORM_CHUNK;
-  if (d->height > most || d->width > most || d->stride_w > most / last) return false;
-  return -most < d->tap_y && d->tap_y < most && -most < d->tap_x &&
-         d->tap_x < most - last * d->stride_w &&
+CK_INLINE bool deform_fits(const struct ck_deform_args *d) {
+  const int64_t most = DEFORM_FAR / 4;
+  int64_t columns; /* whole chunks of them */
+  if (!ck_mul(d->pixels + DEFORM_CHUNK, d->stride_w, &columns) || columns > most) return false;
+  if (d->height > most || d->width > most) return false;
+  return -most < d->tap_y && d->tap_y < most && -most < d->tap_x && d->tap_x < most - columns &&
          (d->row_end - d->row_begin) * d->width * d->pixel_step <= INT32_MAX;
 }
 
-/* Samples all of whose neighbours are there have a place; the others are found one by one. */
+/* One axis of a place: whether its pixel is in the image, and the next one. At -1 exactly there is
+ * nothing: that next pixel would be multiplied by 0, and might be infinite. */
+CK_INLINE uint32_t deform_has(uint32_t at, uint32_t size) { return at < size; }
+CK_INLINE uint32_t deform_has_next(uint32_t at, uint32_t size, real beyond) {
+  return (at + 1 < size) & ((at < size) | (beyond > 0));
+}
+
+/* Where the neighbours of a chunk's samples lie: those outside the image are zeros. Unsigned places
+ * below 0 are beyond any size. There is no branch, for the compiler's sake and the CPU's. */
 CK_INLINE void deform_locate(const struct ck_deform_args *d, int64_t first, const int32_t *down,
-                             const int32_t *right, int32_t *at) {
-  const bool fits = deform_fits(d, first);
-  /* pixels that have a neighbour below, and one to the right */
-  const uint32_t rows = fits ? (uint32_t)ck_max(d->row_end - d->row_begin - 1, 0) : 0;
-  const uint32_t columns = (uint32_t)d->width - 1, stride = (uint32_t)d->stride_w;
-  const uint32_t pixel_step = (uint32_t)d->pixel_step, row = (uint32_t)d->width * pixel_step;
-  const uint32_t tap_y = (uint32_t)(d->tap_y - d->row_begin);
-  const uint32_t tap_x = (uint32_t)d->tap_x + (uint32_t)first * stride;
+                             const int32_t *right, const real *v, const real *u,
+                             uintptr_t (*at)[DEFORM_CHUNK]) {
+  const uintptr_t pixels = (uintptr_t)d->x, zeros = (uintptr_t)d->zeros;
+  const uint32_t height = (uint32_t)d->height, width = (uint32_t)d->width;
+  const uint32_t begin = (uint32_t)d->row_begin, rows = (uint32_t)d->row_end - begin;
+  const uint32_t step = (uint32_t)d->pixel_step, row = width * step, stride = (uint32_t)d->stride_w;
+  const uint32_t tap_y = (uint32_t)d->tap_y, tap_x = (uint32_t)d->tap_x + (uint32_t)first * stride;
   for (uint32_t i = 0; i < DEFORM_CHUNK; ++i) {
     const uint32_t y = tap_y + (uint32_t)down[i], x = tap_x + i * stride + (uint32_t)right[i];
-    at[i] = ((y < rows) & (x < columns)) ? (int32_t)(y * row + x * pixel_step) : -1;
+    const uint32_t top = deform_has(y, height), bottom = deform_has_next(y, height, v[i]);
+    const uint32_t left = deform_has(x, width), right_too = deform_has_next(x, width, u[i]);
+    const uint32_t away = (top & (y - begin >= rows)) | (bottom & (y + 1 - begin >= rows));
+    const uint32_t low = (y - begin) * row + x * step;
+    at[0][i] = top & left ? pixels + (uint64_t)low * sizeof(real) : zeros;
+    at[1][i] = top & right_too ? pixels + (uint64_t)(low + step) * sizeof(real) : zeros;
+    at[2][i] = bottom & left ? pixels + (uint64_t)(low + row) * sizeof(real) : zeros;
+    at[3][i] = bottom & right_too ? pixels + (uint64_t)(low + row + step) * sizeof(real) : zeros;
+    at[0][i] = away ? DEFORM_ALONE : at[0][i];
   }
 }
 
-CK_INLINE void deform_make_plan(const struct ck_deform_args *d, int64_t first, int64_t count,
-                                struct deform_plan *plan) {
-  const int64_t step = d->offset_step;
+CK_INLINE void deform_make_plan(const struct ck_deform_args *d, bool fits, int64_t first,
+                                int64_t count, struct deform_plan *plan) {
   int32_t down[DEFORM_CHUNK], right[DEFORM_CHUNK];
   real y[DEFORM_CHUNK], x[DEFORM_CHUNK];
-  deform_split((const real *)d->dy + first * step, step, count, down, y);
-  deform_split((const real *)d->dx + first * step, step, count, right, x);
-  deform_locate(d, first, down, right, plan->at);
+  deform_split((const real *)d->dy + first, count, down, y);
+  deform_split((const real *)d->dx + first, count, right, x);
+  deform_locate(d, first, down, right, y, x, plan->at);
+  for (int i = 0; i < DEFORM_CHUNK && !fits; ++i) plan->at[0][i] = DEFORM_ALONE;
   for (int i = 0; i < DEFORM_CHUNK; ++i) {
     plan->weight[0][i] = (1 - y[i]) * (1 - x[i]);
     plan->weight[1][i] = (1 - y[i]) * x[i];
     plan->weight[2][i] = y[i] * (1 - x[i]);
     plan->weight[3][i] = y[i] * x[i];
   }
-  const real *mask = d->mask ? (const real *)d->mask + first * d->mask_step : NULL;
-  for (int64_t i = 0; i < count; ++i) plan->mask[i] = mask ? mask[i * d->mask_step] : 1;
+  if (d->mask)
+    deform_read((const real *)d->mask + first, count, plan->mask);
+  else
+    for (int i = 0; i < DEFORM_CHUNK; ++i) plan->mask[i] = 1;
 }
 
 struct deform_weights {
@@ -98,13 +126,61 @@ CK_INLINE vf deform_value(const struct deform_weights *w, const vf *pixel) {
   return vf_mul(w->mask, sum);
 }
 
-/* A vector of channels, which lie side by side ... */
-CK_INLINE vf deform_load(const real *const *at, const struct deform_weights *w, int64_t channel,
-                         bool full, vf_tail tail) {
+/* Where the channels of a sample go: a head up to the next whole vector of the panel, whole
+ * vectors, and a tail, as in fill.tpl.h; what ends within its first vector is all head. */
+struct deform_target {
+  int64_t lane, head, whole, n; /* whole: where the whole vectors end */
+  vf_tail first, last;
+};
+
+CK_INLINE struct deform_target deform_target_of(const struct ck_deform_args *d) {
+  const int64_t lane = d->term % VF_LANES;
+  const int64_t head = lane || d->n <= VF_LANES ? ck_min(VF_LANES - lane, d->n) : 0;
+  const int64_t whole = head + (d->n - head) / VF_LANES * VF_LANES;
+  return (struct deform_target){lane, head, whole, d->n, vf_first(head), vf_first(d->n - whole)};
+}
+
+enum { DEFORM_PANEL_STEP = VF_GEMM_ROWS * VF_LANES };
+
+/* How much of a vector a sample's channels are, if they are not many. A half has instructions of
+ * its own: under a mask a whole vector is read, and reaches into the cache's next line. Without
+ * masks a part is slow anyway. */
+enum deform_size { DEFORM_PART, DEFORM_HALF, DEFORM_WHOLE, DEFORM_MANY };
+
+CK_INLINE enum deform_size deform_size_of(const struct deform_target *t) {
+  if (t->head < t->n) return DEFORM_MANY;
+  if (t->n == VF_LANES) return DEFORM_WHOLE;
+  if (2 * t->n == VF_LANES) return DEFORM_HALF;
+  return VF_HAS_MASK ? DEFORM_PART : DEFORM_MANY;
+}
+
+CK_INLINE void deform_store(const real *const *at, const struct deform_weights *w, int64_t channel,
+                            const enum deform_size size, vf_tail part, real *to) {
   vf pixel[4];
   CK_UNROLL
-  for (int k = 0; k < 4; ++k) pixel[k] = vf_load_either(at[k] + channel, full, tail);
-  return deform_value(w, pixel);
+  for (int k = 0; k < 4; ++k) {
+    const real *from = at[k] + channel;
+    pixel[k] =
+        size == DEFORM_HALF ? vf_load_half(from) : vf_load_either(from, size == DEFORM_WHOLE, part);
+  }
+  const vf value = deform_value(w, pixel);
+  if (size == DEFORM_HALF)
+    vf_store_half(to, value);
+  else
+    vf_store_either(to, size == DEFORM_WHOLE, part, value);
+}
+
+/* Any number of channels, which lie side by side ... */
+CK_INLINE void deform_store_many(const struct deform_target *t, const real *const *at,
+                                 const struct deform_weights *w, real *to) {
+  int64_t c = t->head;
+  if (c) {
+    deform_store(at, w, 0, DEFORM_PART, t->first, to + t->lane);
+    to += DEFORM_PANEL_STEP;
+  }
+  for (; c < t->whole; c += VF_LANES, to += DEFORM_PANEL_STEP)
+    deform_store(at, w, c, DEFORM_WHOLE, t->last, to);
+  if (c < t->n) deform_store(at, w, c, DEFORM_PART, t->last, to);
 }
 
 /* ... or in planes, a `step` apart: n of them, picked one by one. */
@@ -119,34 +195,6 @@ CK_INLINE vf deform_pick(const real *const *at, const struct deform_weights *w, 
     pixel[k] = vf_load(picked[k]);
   }
   return deform_value(w, pixel);
-}
-
-/* Where the channels of a sample go: a head up to the next whole vector of the panel, whole
- * vectors, and a tail, as in fill.tpl.h. */
-struct deform_target {
-  int64_t lane, head, whole, n; /* whole: where the whole vectors end */
-  vf_tail first, last;
-};
-
-CK_INLINE struct deform_target deform_target_of(const struct ck_deform_args *d) {
-  const int64_t lane = d->term % VF_LANES;
-  const int64_t head = lane ? ck_min(VF_LANES - lane, d->n) : 0;
-  const int64_t whole = head + (d->n - head) / VF_LANES * VF_LANES;
-  return (struct deform_target){lane, head, whole, d->n, vf_first(head), vf_first(d->n - whole)};
-}
-
-enum { DEFORM_PANEL_STEP = VF_GEMM_ROWS * VF_LANES };
-
-CK_INLINE void deform_store(const struct deform_target *t, const real *const *at,
-                            const struct deform_weights *w, real *to) {
-  int64_t c = t->head;
-  if (c) {
-    vf_store_n(to + t->lane, t->first, deform_load(at, w, 0, false, t->first));
-    to += DEFORM_PANEL_STEP;
-  }
-  for (; c < t->whole; c += VF_LANES, to += DEFORM_PANEL_STEP)
-    vf_store(to, deform_load(at, w, c, true, t->last));
-  if (c < t->n) vf_store_n(to, t->last, deform_load(at, w, c, false, t->last));
 }
 
 /* A sample of rows that are not there: from the planes. */
@@ -183,8 +231,8 @@ CK_INLINE bool deform_move(int64_t tap, real offset, int64_t size, int64_t *low,
 static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d, int64_t pixel,
                                                   struct deform_plan *plan, int64_t i,
                                                   const real **at) {
-  const real dy = ((const real *)d->dy)[pixel * d->offset_step];
-  const real dx = ((const real *)d->dx)[pixel * d->offset_step];
+  const real dy = ((const real *)d->dy)[pixel];
+  const real dx = ((const real *)d->dx)[pixel];
   int64_t y = 0, x = 0;
   real v = 0, u = 0;
   const bool inside = deform_move(d->tap_y, dy, d->height, &y, &v) &&
@@ -207,36 +255,49 @@ static __attribute__((noinline)) bool deform_find(const struct ck_deform_args *d
   return picked;
 }
 
-/* What the loops read stands in variables of their own: a store could change what has an address.
- */
-static void CK_FN(deform)(const struct ck_deform_args *d) {
-  const struct deform_target target = deform_target_of(d);
-  const int64_t pixels = d->pixels, pixel_step = d->pixel_step, row = d->width * d->pixel_step;
-  const real *origin = d->x;
+/* A chunk of samples, from pixel `first` on. What the loop reads stands in variables of its own: a
+ * store could change what has an address. */
+CK_INLINE void deform_samples(const struct ck_deform_args *d, int64_t first, int64_t count,
+                              struct deform_plan *plan, const struct deform_target *target,
+                              const enum deform_size size) {
+  const struct deform_target t = *target;
+  const int64_t *offset = d->offset + first;
   real *panel = (real *)d->panel + d->term / VF_LANES * DEFORM_PANEL_STEP;
-  struct deform_plan plan;
-
-  for (int64_t first = 0; first < pixels; first += DEFORM_CHUNK) {
-    const int64_t count = ck_min(DEFORM_CHUNK, pixels - first), *offset = d->offset + first;
-    deform_make_plan(d, first, count, &plan);
-    for (int64_t i = 0; i < count; ++i) {
-      real *to = panel + offset[i];
-      const real *at[4];
-      if (plan.at[i] >= 0) {
-        at[0] = origin + plan.at[i];
-        at[1] = at[0] + pixel_step;
-        at[2] = at[0] + row;
-        at[3] = at[2] + pixel_step;
-      } else {
-        const real *found[4];
-        if (deform_find(d, first + i, &plan, i, found)) {
-          deform_store_picked(d, found, &plan, i, to);
-          continue;
-        }
-        for (int k = 0; k < 4; ++k) at[k] = found[k];
+  CK_HIDE(plan); /* a register for it, not the stack's and an offset */
+  for (int64_t i = 0; i < count; ++i) {
+    real *to = panel + offset[i];
+    const real *at[4];
+    CK_UNROLL
+    for (int k = 0; k < 4; ++k) at[k] = (const real *)plan->at[k][i];
+    if (plan->at[0][i] == DEFORM_ALONE) {
+      const real *found[4];
+      if (deform_find(d, first + i, plan, i, found)) {
+        deform_store_picked(d, found, plan, i, to);
+        continue;
       }
-      const struct deform_weights w = deform_weights_of(&plan, i);
-      deform_store(&target, at, &w, to);
+      for (int k = 0; k < 4; ++k) at[k] = found[k];
+    }
+    const struct deform_weights w = deform_weights_of(plan, i);
+    if (size == DEFORM_MANY)
+      deform_store_many(&t, at, &w, to);
+    else
+      deform_store(at, &w, 0, size, t.first, to + t.lane);
+  }
+}
+
+static void CK_FN(deform)(const struct ck_deform_args *d) {
+  const struct deform_target t = deform_target_of(d);
+  const enum deform_size size = deform_size_of(&t);
+  const bool fits = deform_fits(d);
+  struct deform_plan plan;
+  for (int64_t first = 0; first < d->pixels; first += DEFORM_CHUNK) {
+    const int64_t count = ck_min(DEFORM_CHUNK, d->pixels - first);
+    deform_make_plan(d, fits, first, count, &plan);
+    switch (size) {
+      case DEFORM_PART: deform_samples(d, first, count, &plan, &t, DEFORM_PART); break;
+      case DEFORM_HALF: deform_samples(d, first, count, &plan, &t, DEFORM_HALF); break;
+      case DEFORM_WHOLE: deform_samples(d, first, count, &plan, &t, DEFORM_WHOLE); break;
+      case DEFORM_MANY: deform_samples(d, first, count, &plan, &t, DEFORM_MANY); break;
     }
   }
 }

@@ -204,30 +204,51 @@ CK_INLINE void dw_stage_plain(const struct ck_stage_args *s, real *to) {
   }
 }
 
-/* ... elsewhere a vector is permuted, in the same way for every pixel, unless the channels that it
- * reads span more than a vector. */
-CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, real *to) {
-  const int64_t first = s->channel / s->group_out * s->group_in + s->member;
-  real_bits lane[VF_LANES];
-  for (int64_t i = 0; i < VF_LANES; ++i) {
-    const int64_t o = s->channel + ck_min(i, s->lanes - 1);
-    lane[i] = (real_bits)(o / s->group_out * s->group_in + s->member - first);
+/* ... elsewhere a vector of a pixel is permuted, for each channel of a group in another way; `lane`
+ * says where the group of a lane's output begins ... */
+CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, const real_bits *lane,
+                               const real *from, int64_t span, real *to) {
+  const int64_t members = s->group_in, pixels = s->pixels;
+  const int64_t from_step = s->src_step, member_step = s->member_step;
+  const vf_tail some = vf_first(span);
+  real_bits lanes[VF_LANES][VF_LANES];
+  vf_index index[VF_LANES];
+  for (int64_t m = 0; m < members; ++m) {
+    for (int i = 0; i < VF_LANES; ++i) lanes[m][i] = lane[i] + (real_bits)m;
+    index[m] = vf_index_of(lanes[m]);
   }
-  const int64_t span = (int64_t)lane[VF_LANES - 1] + 1;
-  const vf_tail tail = vf_first(span);
-  const vf_index index = vf_index_of(lane);
-  const real *from = (const real *)s->src + first;
-  for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step) {
-    if (span <= VF_LANES)
-      vf_store(to, vf_load_repeat(from, tail, index));
-    else
-      for (int64_t j = 0; j < VF_LANES; ++j) to[j] = from[lane[j]];
+  for (int64_t i = 0; i < pixels; ++i, to += VF_LANES, from += from_step) {
+    const vf_span x = vf_span_of(from, some);
+    for (int64_t m = 0; m < members; ++m) vf_store(to + m * member_step, vf_repeat(x, index[m]));
   }
 }
 
+/* ... unless the channels that it reads span more than a vector. */
+CK_INLINE void dw_stage_spread(const struct ck_stage_args *s, const real_bits *lane,
+                               const real *from, real *to) {
+  for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step)
+    for (int64_t m = 0; m < s->group_in; ++m)
+      for (int j = 0; j < VF_LANES; ++j) to[m * s->member_step + j] = from[(int64_t)lane[j] + m];
+}
+
 static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
-  if (s->group_in == 1 && s->group_out == 1)
+  if (s->group_in == 1 && s->group_out == 1) {
     dw_stage_plain(s, s->to);
+    return;
+  }
+  const real *from = (const real *)s->src + s->channel / s->group_out * s->group_in;
+  real_bits lane[VF_LANES];
+  int64_t begin = 0, left = s->group_out - s->channel % s->group_out;
+  for (int64_t i = 0; i < VF_LANES; ++i, --left) {
+    if (left == 0 && i < s->lanes) {
+      left = s->group_out;
+      begin += s->group_in;
+    }
+    lane[i] = (real_bits)begin;
+  }
+  const int64_t span = begin + s->group_in;
+  if (span <= VF_LANES)
+    dw_stage_groups(s, lane, from, span, s->to);
   else
-    dw_stage_groups(s, s->to);
+    dw_stage_spread(s, lane, from, s->to);
 }
