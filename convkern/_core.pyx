@@ -276,7 +276,7 @@ cdef class Plan:
         _raise(status, self.name)
 
     def places(self):
-        """For each step (group, band, rows, offset, bytes, inside), see ck_place; and the workspace."""
+        """For each step what ck_place says, in its order; and the workspace."""
         cdef ck_place p
         cdef int64_t i
         places = []

@@ -164,7 +164,7 @@ def test_bands_of_every_window(options, kernel):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "height, width, channels, wide, stride, padding",
+    ("height", "width", "channels", "wide", "stride", "padding"),
     [
         (7, 1500, 16, 96, 1, "same"),  # one block of rows and the next, many strips
         (6, 1501, 16, 96, 2, 1),  # the last strip is of one column

@@ -36,8 +36,7 @@ CK_INLINE void dw_next_column(struct dw_walk *walk, vf *in, int in_rows, const b
                               bool full, vf_tail tail) {
   if (inside) {
     CK_UNROLL
-    for (int r = 0; r < in_rows; ++r)
-      in[r] = vf_load_either(walk->row[r] + walk->at, full, tail);
+    for (int r = 0; r < in_rows; ++r) in[r] = vf_load_either(walk->row[r] + walk->at, full, tail);
     if (VF_REGISTERS >= 32) CK_LOADED();
   } else if ((uint64_t)walk->x < (uint64_t)walk->in_w) {
     CK_UNROLL
