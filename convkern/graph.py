@@ -1,9 +1,9 @@
 """Networks: layers that read each other's arrays, planned once per input shape, run in one call.
 
-A plan fuses what it can (a depthwise and the pointwise that alone reads it become one separable),
-runs layers whose arrays are too large for the cache depth-first, band of rows by band of rows, and
-lays all arrays into one arena; see csrc/ck_plan.c. The result has the bits that the layers give one
-by one.
+A plan fuses what it can (a depthwise and the pointwise that alone reads it become one separable,
+and a pointwise before that runs inside it where its array is large), runs layers whose arrays are
+too large for the cache depth-first, band of rows by band of rows, and lays all arrays into one
+arena; see csrc/ck_plan.c. The result has the bits that the layers give one by one.
 """
 
 from __future__ import annotations

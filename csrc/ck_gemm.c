@@ -86,13 +86,13 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t most = ck_max(k->lanes, l2 / 8 / w->panel_columns);
   const int64_t ranges = ck_ceil_div(w->terms, most);
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
+  if (g->run->expand) return (struct cut){terms, ck_inverted_pixels(g->run)};
   const bool resident = w->terms < l2 / 2 / w->columns;
   const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
   const bool small = resident && !planar(g) && !likes_large(g->run);
   const int64_t steps = ck_max(1, (small ? l2 / 16 : l2 / 4) / (terms * step));
   const int64_t together = ck_round_up(pixels_together(g->run), step);
   const bool fit = together <= l2 / 8 / terms;
-  if (g->run->expand) return (struct cut){terms, ck_inverted_pixels(g->run)};
   return (struct cut){terms, fit ? ck_max(together, steps * step) : steps * step};
 }
 

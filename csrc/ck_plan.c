@@ -3,8 +3,9 @@
  * A group of more than one step runs depth-first: a band of rows of its last array at a time, and
  * for that the rows of the arrays before it which the band's windows reach and which are not there
  * yet. Those arrays are never whole: each keeps only the rows that a later step still reads. So
- * what is larger than L2 goes by in pieces that are not; a MobileNetV2 block's expanded tensor is
- * such a one, and so are the first layers of any network for images.
+ * what is larger than L2 goes by in pieces that are not, as the first layers of any network for
+ * images. The expanded tensor of a MobileNetV2 block that is larger than L2 is no array at all: the
+ * step that makes it runs inside the next, see ck_inverted.c.
  *
  * What to group is chosen by the bytes that move between L2 and what is behind it. Where arrays lie
  * follows from when they are made and last read: the larger are placed first, each at the lowest
