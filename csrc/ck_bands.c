@@ -63,6 +63,13 @@ struct ck_span ck_rows_read(const struct ck_run *run, struct ck_span made) {
   return (struct ck_span){first, first + ck_rows_under(run, made.end - made.begin)};
 }
 
+struct ck_span ck_rows_of_image(const struct ck_run *run, struct ck_span made) {
+  const struct ck_span read = ck_rows_read(run, made);
+  const int64_t height = run->image.height;
+  return (struct ck_span){ck_min(ck_max(read.begin, 0), height),
+                          ck_min(ck_max(read.end, 0), height)};
+}
+
 int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck_run *part) {
   const ck_image *whole = &run->image;
   ck_image *image = &part->image;

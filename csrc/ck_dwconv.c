@@ -39,13 +39,11 @@ const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y) {
 /* ------------------------------------------------------------------------------------ 3x3 kernels
  */
 
-enum { MAX_ROWS_3X3 = 2 * 3 + 3 }; /* under four output rows at stride 2 */
-
 void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
                     const struct ck_dw_args *args,
                     const void *(*row_at)(const void *context, int64_t y), const void *context) {
   const int64_t stride = run->op->conv.window.stride_h;
-  const void *rows[MAX_ROWS_3X3];
+  const void *rows[CK_DW_IN_ROWS];
   struct ck_dw_args some = *args;
   some.rows = rows;
   for (int64_t r = 0; r < block->rows; r += some.out_rows) {

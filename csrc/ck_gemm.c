@@ -207,29 +207,38 @@ static struct ck_ahead input_after(const struct ck_gemm *g, const struct ck_bloc
   return next ? input_of_next(g, block, next) : taps_of_next(g->run);
 }
 
+void ck_gemm_rows(const struct ck_kernels *k, const struct ck_deal *deal, int64_t tile_step,
+                  struct ck_gemm_args *args) {
+  for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
+    args->rows = (int)deal->low + !low;
+    args->tiles = low ? deal->tiles - deal->high_tiles : deal->high_tiles;
+    if (args->tiles == 0) continue;
+    args->a_tile = tile_step ? tile_step : args->rows * args->a_step;
+    k->gemm(args);
+    const int64_t made = args->tiles * args->rows * args->c_step;
+    args->a = ck_at(args->a, args->tiles * args->a_tile, k->element);
+    args->c = ck_at_mut(args->c, made, k->element);
+    if (args->residual) args->residual = ck_at(args->residual, made, k->element);
+  }
+}
+
 /* The tiles of a block times one panel of weights, to element `at` of y and on. */
 static void multiply_panel(const struct ck_gemm *g, const struct ck_panel *panel,
                            const struct ck_deal *deal, bool last, int64_t at,
                            struct ck_gemm_args *args) {
   const struct ck_kernels *k = g->kernels;
   const void *line = args->a;
+  const int64_t line_rows = deal->tiles * deal->low + deal->high_tiles;
   for (int64_t i = 0; i < panel->lines; ++i) {
+    void *c = ck_at_mut(g->y, at, k->element);
     args->a = ck_at(line, i * panel->line_step, k->element);
-    for (int low = 0; low < 2; ++low) { /* the tiles that are one row taller first */
-      args->rows = (int)deal->low + !low;
-      args->tiles = low ? deal->tiles - deal->high_tiles : deal->high_tiles;
-      if (args->tiles == 0) continue;
-      const int64_t rows = args->tiles * args->rows;
-      args->a_tile = panel->tile_step ? panel->tile_step : args->rows * panel->row_step;
-      args->c = ck_at_mut(g->y, at, k->element);
-      args->residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
-      k->gemm(args);
-      if (last && g->activation.kind != CK_ACT_CLAMP)
-        k->activate(&(struct ck_act_args){args->c, (int)rows, args->columns, g->y_step,
-                                          g->activation.kind});
-      at += rows * g->y_step;
-      args->a = ck_at(args->a, args->tiles * args->a_tile, k->element);
-    }
+    args->c = c;
+    args->residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
+    ck_gemm_rows(k, deal, panel->tile_step, args);
+    if (last && g->activation.kind != CK_ACT_CLAMP)
+      k->activate(
+          &(struct ck_act_args){c, line_rows, args->columns, g->y_step, g->activation.kind});
+    at += line_rows * g->y_step;
   }
 }
 

@@ -68,6 +68,10 @@ struct ck_gemm_args {
   struct ck_ahead ahead[2]; /* weights, input; the kernel moves on in them */
 };
 
+/* So many rows of output a depthwise 3x3 makes at once, at most; of so many of input at stride 2.
+ */
+enum { CK_DW_ROWS = 4, CK_DW_IN_ROWS = 2 * (CK_DW_ROWS - 1) + 3 };
+
 /* Depthwise 3x3: one or more rows of output, channels [channel_begin, channel_end). */
 struct ck_dw_args {
   const void *const *rows; /* the input rows the taps touch, top down; null is a row of padding */
@@ -471,6 +475,8 @@ void ck_deform_start(const struct ck_gemm *g, struct ck_conv_fill *fill, void *w
 int64_t ck_rows_under(const struct ck_run *run, int64_t rows);
 /* Which rows of the image, or of its padding, rows [begin, end) of the output are made from. */
 struct ck_span ck_rows_read(const struct ck_run *run, struct ck_span made);
+/* The same without padding. */
+struct ck_span ck_rows_of_image(const struct ck_run *run, struct ck_span made);
 /* Make `part`, a copy of the run, one of output rows [y, y + rows): its height and its padding.
  * Gives the row of the image that it begins with; where all of it lies in the padding it is of one
  * row, of zeros, which is the same, and the answer is the image's height. */
@@ -532,6 +538,11 @@ CK_INLINE struct ck_deal ck_deal_of(int64_t n, const struct ck_kernels *k) {
 CK_INLINE int64_t ck_deal_rows(const struct ck_deal *d, int64_t tile) {
   return d->low + (tile < d->high_tiles);
 }
+
+/* Rows that are dealt out, one below the other: `args` says where the first begins, and is moved on
+ * behind the last. Of a the tiles begin tile_step elements apart; 0: with the next row. */
+void ck_gemm_rows(const struct ck_kernels *k, const struct ck_deal *deal, int64_t tile_step,
+                  struct ck_gemm_args *args);
 
 /* Columns of the output for which `column * stride + shift` lies inside the image. */
 struct ck_span ck_span_inside(int64_t shift, int64_t stride, int64_t width, struct ck_span within);

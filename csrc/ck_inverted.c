@@ -10,7 +10,7 @@
 
 /* So many rows of the output make a block: as many as the depthwise makes at once. At least two, so
  * that a block makes all rows that wait for the next. */
-enum { BLOCK_ROWS = 4, MOST_ROWS = 2 * (BLOCK_ROWS - 1) + 3 };
+enum { BLOCK_ROWS = CK_DW_ROWS };
 
 int64_t ck_inverted_pixels(const struct ck_run *run) {
   return ck_min(BLOCK_ROWS, run->out_h) * run->out_w;
@@ -83,8 +83,6 @@ struct ck_inverted {
 };
 
 ck_status ck_inverted_scratch(const struct ck_run *run, size_t *bytes) {
-  *bytes = 0;
-  if (!run->expand) return CK_OK;
   const int64_t elements = ck_rows_under(run, BLOCK_ROWS) * strip_row(run) + 2 * kept_elements(run);
   *bytes =
       sizeof(struct ck_inverted) + (size_t)(elements * run->op->kernels->element) + 2 * CK_ALIGN;
@@ -108,7 +106,7 @@ struct slice {
   const struct ck_run *run;
   struct ck_span read, fresh; /* rows under the block, of which those are to make */
   int64_t keep;               /* the first that will wait */
-  void *row[MOST_ROWS];       /* those of `read`, at column `origin` */
+  void *row[CK_DW_IN_ROWS];   /* those of `read`, at column `origin` */
   int64_t origin;
   int64_t channel, channels;
   struct ck_gemm_args gemm; /* of the expansion, but for the pixels */
@@ -126,15 +124,7 @@ static void expand(struct slice *s, int64_t y, int64_t column, const struct ck_d
   struct ck_gemm_args *g = &s->gemm;
   g->a = from;
   g->c = ck_at_mut(s->row[y - s->read.begin], (column - s->origin) * g->c_step, k->element);
-  for (int low = 0; low < 2; ++low) {
-    g->rows = (int)deal->low + !low;
-    g->tiles = low ? deal->tiles - deal->high_tiles : deal->high_tiles;
-    if (g->tiles == 0) continue;
-    g->a_tile = g->rows * g->a_step;
-    k->gemm(g);
-    g->a = ck_at(g->a, g->tiles * g->a_tile, k->element);
-    g->c = ck_at_mut(g->c, g->tiles * g->rows * g->c_step, k->element);
-  }
+  ck_gemm_rows(k, deal, 0, g);
 }
 
 /* The depthwise of a strip's outputs, into the panel. */
@@ -202,14 +192,6 @@ static void fill_slice(struct slice *s, const struct ck_block *block,
   }
 }
 
-/* Rows of the image under some of the output, without padding. */
-static struct ck_span rows_under(const struct ck_run *run, int64_t y, int64_t rows) {
-  const struct ck_span read = ck_rows_read(run, (struct ck_span){y, y + rows});
-  const int64_t height = run->image.height;
-  return (struct ck_span){ck_min(ck_max(read.begin, 0), height),
-                          ck_min(ck_max(read.end, 0), height)};
-}
-
 /* The rows of slice n of what waited, of what will wait, and of the strip. */
 static void place_rows(struct slice *s, const struct ck_inverted *inverted, int64_t n) {
   const struct ck_run *run = s->run;
@@ -250,10 +232,12 @@ void ck_fill_inverted(const struct ck_dw_fill *f, const struct ck_block *block,
   const struct ck_run *run = f->run;
   const struct ck_gemm_weights *w = run->expand->gemm;
   struct ck_inverted *inverted = f->inverted;
-  struct slice s = {.run = run, .read = rows_under(run, block->y, block->rows)};
+  const struct ck_span made = {block->y, block->y + block->rows};
+  const struct ck_span next = {made.end, made.end + 1};
+  struct slice s = {.run = run, .read = ck_rows_of_image(run, made)};
   const bool more = inverted->image == block->image && inverted->rows.end > s.read.begin;
   s.fresh = (struct ck_span){more ? inverted->rows.end : s.read.begin, s.read.end};
-  s.keep = ck_max(s.fresh.begin, rows_under(run, block->y + block->rows, 1).begin);
+  s.keep = ck_max(s.fresh.begin, ck_rows_of_image(run, next).begin);
   for (int64_t n = 0; n * w->panel_columns < w->columns; ++n) {
     s.channel = n * w->panel_columns;
     s.channels = ck_min(w->panel_columns, w->columns - s.channel);

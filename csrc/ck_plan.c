@@ -204,12 +204,9 @@ static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_s
   need[count - 1] = band;
   for (int64_t i = count - 1; i >= 0; --i) {
     const struct step *s = &p->step[g->first + i];
-    const int64_t height = s->run.image.height, read[] = {s->said.x, s->said.residual};
-    struct ck_span rows[] = {ck_rows_read(&s->run, need[i]), need[i]};
-    if (!all_image) {
-      rows[0].begin = ck_min(ck_max(rows[0].begin, 0), height);
-      rows[0].end = ck_min(ck_max(rows[0].end, 0), height);
-    }
+    const int64_t read[] = {s->said.x, s->said.residual};
+    const struct ck_span rows[] = {
+        all_image ? ck_rows_read(&s->run, need[i]) : ck_rows_of_image(&s->run, need[i]), need[i]};
     for (int r = 0; r < 2; ++r) {
       const int64_t from = read[r] - 1 - g->first; /* the step of the group that made it */
       if (from < 0) continue;
@@ -658,14 +655,13 @@ ck_status ck_plan_place(const ck_plan *p, int64_t step, ck_place *place) {
   int64_t i = 0, n = 0;
   while (p->step[i].index < step) ++i;
   while (p->group[n].end <= i) ++n;
-  *place = (ck_place){.group = n, .band = is_banded(&p->group[n]) ? p->group[n].band : 0};
-  place->inside = p->step[i].index > step;
-  if (place->inside) return CK_OK;
   const struct array *a = &p->array[i + 1];
   *place = (ck_place){.group = n,
                       .band = is_banded(&p->group[n]) ? p->group[n].band : 0,
-                      .rows = a->rows,
-                      .offset = a->size ? a->at : 0,
-                      .bytes = a->size};
+                      .inside = p->step[i].index > step};
+  if (place->inside) return CK_OK;
+  place->rows = a->rows;
+  place->offset = a->size ? a->at : 0;
+  place->bytes = a->size;
   return CK_OK;
 }

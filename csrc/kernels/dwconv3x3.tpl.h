@@ -9,11 +9,9 @@
  *
  * Taps are summed column by column, top down, from the bias on.
  */
-enum { DW_MAX_ROWS = 4, DW_MAX_IN_ROWS = 2 * (DW_MAX_ROWS - 1) + 3 };
-
 struct dw_walk {
-  const real *row[DW_MAX_IN_ROWS];
-  int64_t moves[DW_MAX_IN_ROWS]; /* all ones where the row moves with the column, else 0 */
+  const real *row[CK_DW_IN_ROWS];
+  int64_t moves[CK_DW_IN_ROWS]; /* all ones where the row moves with the column, else 0 */
   int64_t x, at, pixel_step, in_w;
 };
 
@@ -74,15 +72,15 @@ struct dw_pass {
   struct dw_walk walk;
   const real *weights;
   real *out;
-  vf bias, low, high, w[9], sum[DW_MAX_ROWS], next[DW_MAX_ROWS];
+  vf bias, low, high, w[9], sum[CK_DW_ROWS], next[CK_DW_ROWS];
 };
 
 /* Outputs [x, end) of each row. */
-CK_INLINE int64_t dw3x3_outputs(const struct ck_dw_args *d, struct dw_pass *p, int64_t x,
-                                int64_t end, const int stride, const int rows, const bool inside,
-                                const bool full, vf_tail tail) {
+CK_INLINE void dw3x3_outputs(const struct ck_dw_args *d, struct dw_pass *p, int64_t x, int64_t end,
+                             const int stride, const int rows, const bool inside, const bool full,
+                             vf_tail tail) {
   const int in_rows = stride * (rows - 1) + 3;
-  vf in[DW_MAX_IN_ROWS];
+  vf in[CK_DW_IN_ROWS];
   for (; x < end; ++x) {
     if (stride == 2) {
       dw_next_column(&p->walk, in, in_rows, inside, full, tail);
@@ -100,7 +98,6 @@ CK_INLINE int64_t dw3x3_outputs(const struct ck_dw_args *d, struct dw_pass *p, i
                       vf_min(p->high, vf_max(p->low, y)));
     }
   }
-  return x;
 }
 
 /* One pass over the columns for one vector of channels; stride, rows and full are constants. */
@@ -116,7 +113,7 @@ CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int
       .low = vf_set1((real)d->low),
       .high = vf_set1((real)d->high),
   };
-  vf in[DW_MAX_IN_ROWS];
+  vf in[CK_DW_IN_ROWS];
 
   CK_UNROLL
   for (int t = 0; t < 9; ++t) p.w[t] = vf_load(p.weights + t * VF_LANES);
@@ -133,16 +130,16 @@ CK_INLINE void dw3x3_pass(const struct ck_dw_args *d, int64_t channel, const int
     }
   }
 
-  int64_t x = 0;
+  int64_t inside = 0;
   if (stride == 2) {
     bool whole = p.walk.x >= 0;
     CK_UNROLL
     for (int r = 0; r < in_rows; ++r) whole = whole && d->rows[r];
-    const int64_t inside = whole ? ck_min(d->out_w, (d->in_w - p.walk.x) / 2) : 0;
-    x = dw3x3_outputs(d, &p, x, inside, stride, rows, true, full, tail);
-    p.walk.x += 2 * x;
+    if (whole) inside = ck_max(0, ck_min(d->out_w, (d->in_w - p.walk.x) / 2));
+    dw3x3_outputs(d, &p, 0, inside, stride, rows, true, full, tail);
+    p.walk.x += 2 * inside;
   }
-  dw3x3_outputs(d, &p, x, d->out_w, stride, rows, false, full, tail);
+  dw3x3_outputs(d, &p, inside, d->out_w, stride, rows, false, full, tail);
 }
 
 CK_INLINE void dw3x3_rows(const struct ck_dw_args *d, const int stride, const int rows) {
