@@ -96,25 +96,6 @@ static int64_t slot_elements(const struct ck_run *run, const struct ring *ring) 
   return ring->columns * ring->vectors * run->op->kernels->lanes;
 }
 
-ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
-  *bytes = 0;
-  if (ck_dw_3x3(run) && run->op->conv.layout == CK_NHWC) return CK_OK;
-  struct ring ring;
-  int64_t rows, tables;
-  const ck_status status = ring_of(run, block_cols, &ring);
-  if (status != CK_OK) return status;
-  const int64_t slots = ring.slots * run->group_in;
-  const int64_t window = run->op->conv.window.kernel_h + more_rows(run);
-  if (!ck_mul(slots + 1, slot_elements(run, &ring), &rows) ||
-      !ck_mul(rows, run->op->kernels->element, &rows) ||
-      !ck_mul(2 * window, run->group_in, &tables) || !ck_add(slots, tables, &tables) ||
-      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
-      !ck_add(rows, 4 * CK_ALIGN, &rows))
-    return CK_E_OVERFLOW;
-  *bytes = (size_t)rows;
-  return CK_OK;
-}
-
 /* Where an image is read in place, its lines of L1 that are in use again for the next row of output
  * must stay there. Those of pixels a multiple of 128 bytes apart lie in half of the sets, and so
  * on; a staged row takes no more of L1 than one in half of them (measured: where the lines fit 1.06
@@ -147,6 +128,33 @@ static bool reads_in_place(const struct ck_run *run) {
          skips_padding(run) && counts_in_place(run) && stays_in_l1(run);
 }
 
+/* Output rows of an image in place that go through the kernel together. */
+enum { ROWS_IN_PLACE = 32 };
+
+/* Rows in a table: those under one call of a kernel. */
+static int64_t table_rows(const struct ck_run *run) {
+  const int64_t kernel_h = run->op->conv.window.kernel_h;
+  return reads_in_place(run) ? ROWS_IN_PLACE * kernel_h : kernel_h + more_rows(run);
+}
+
+ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
+  *bytes = 0;
+  if (ck_dw_3x3(run) && run->op->conv.layout == CK_NHWC) return CK_OK;
+  struct ring ring;
+  int64_t rows, tables;
+  const ck_status status = ring_of(run, block_cols, &ring);
+  if (status != CK_OK) return status;
+  const int64_t slots = ring.slots * run->group_in;
+  if (!ck_mul(slots + 1, slot_elements(run, &ring), &rows) ||
+      !ck_mul(rows, run->op->kernels->element, &rows) ||
+      !ck_mul(table_rows(run), run->group_in, &tables) || !ck_add(slots, tables, &tables) ||
+      !ck_mul(tables, (int64_t)sizeof(void *), &tables) || !ck_add(rows, tables, &rows) ||
+      !ck_add(rows, 3 * CK_ALIGN, &rows))
+    return CK_E_OVERFLOW;
+  *bytes = (size_t)rows;
+  return CK_OK;
+}
+
 /* What the staging of some channels needs to know. */
 struct stage {
   const struct ck_run *run;
@@ -154,23 +162,21 @@ struct stage {
   char *data;     /* the slots, then the row of padding */
   int64_t *holds; /* which input row each slot holds, or -1; a slot of a group has its members */
   int64_t slot_bytes;
-  const void **staged, **rows;   /* tables: the rows of a window; the same for the kernel */
+  const void **rows;             /* a table: those of a window */
   int64_t image, channel, lanes; /* the channels of the output that are staged */
   int64_t before, begin, end;    /* columns of padding, and of the image */
-  bool in_place;                 /* the rows of the window are those of the image */
-  int64_t pixel_step;            /* of a row: elements from one pixel to the next */
-  struct ck_span pixels;         /* where its first output begins, and where it ends */
+  int64_t pixel_step;            /* elements from one pixel of a row to the next */
+  struct ck_span pixels; /* of a staged row: where its first output begins, and where it ends */
 };
 
 static void stage_start(struct stage *s, const struct ck_run *run, int64_t cols, void *scratch) {
   *s = (struct stage){.run = run};
   ring_of(run, cols, &s->ring);
   const int64_t slots = s->ring.slots * run->group_in;
-  const int64_t rows = (run->op->conv.window.kernel_h + more_rows(run)) * run->group_in;
+  const int64_t rows = table_rows(run) * run->group_in;
   s->slot_bytes = slot_elements(run, &s->ring) * run->op->kernels->element;
   s->holds = ck_align(scratch);
-  s->staged = ck_align(s->holds + slots);
-  s->rows = s->staged + rows;
+  s->rows = ck_align(s->holds + slots);
   s->data = ck_align(s->rows + rows);
   s->pixel_step = s->ring.vectors * run->op->kernels->lanes;
 }
@@ -195,9 +201,7 @@ static void stage_channels(struct stage *s, const struct ck_block *block, int64_
   s->begin = ck_max(0, ck_min(first, image->width));
   s->end = ck_max(s->begin, ck_min(first + s->ring.columns, image->width));
   s->before = ck_min(s->begin - first, s->ring.columns);
-  if (s->in_place)
-    s->pixels = (struct ck_span){first, image->width};
-  else if (skips_padding(s->run) && s->run->op->conv.window.kernel_w > FEW_TAPS)
+  if (skips_padding(s->run) && s->run->op->conv.window.kernel_w > FEW_TAPS)
     s->pixels = (struct ck_span){-s->before, s->end - s->begin};
   else
     s->pixels = (struct ck_span){0, s->ring.columns};
@@ -255,6 +259,10 @@ static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) 
   for (int64_t i = 0; i < count; ++i) s->holds[slot + i] = y + i;
 }
 
+/* Rows of zeros change a sum only where a weight is no number; the 3x3 kernels take a row for each
+ * row of theirs. */
+static bool adds_padding(const struct ck_run *run) { return ck_dw_3x3(run) || !run->op->dw.finite; }
+
 /* `count` rows of the image, `step` apart from row `first` on, each channel of a group on its own;
  * those that are not there yet are staged. Row y goes to slot y modulo the slots, which a division
  * would take as long to find as a short row takes. */
@@ -262,65 +270,33 @@ static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t cou
   const int64_t members = s->run->group_in, slots = s->ring.slots, height = s->run->image.height;
   const int64_t slot_step = step % slots;
   const char *data = ck_at(s->data, -s->pixels.begin * s->pixel_step, s->run->op->kernels->element);
-  const char *padding = data + slots * members * s->slot_bytes;
-  const void **staged = s->staged;
+  const char *padding = adds_padding(s->run) ? data + slots * members * s->slot_bytes : NULL;
+  const void **rows = s->rows;
   int64_t slot = first % slots;
   if (slot < 0) slot += slots;
   for (int64_t i = 0, y = first; i < count; ++i, y += step) {
     const bool inside = y >= 0 && y < height;
     if (inside && s->holds[slot] != y) stage_more(s, first, y, slot);
-    const char *row = inside ? data + slot * members * s->slot_bytes : padding;
-    for (int64_t c = 0; c < members; ++c) *staged++ = inside ? row + c * s->slot_bytes : padding;
+    const char *row = data + slot * members * s->slot_bytes;
+    for (int64_t c = 0; c < members; ++c) *rows++ = inside ? row + c * s->slot_bytes : padding;
     slot += slot_step;
     if (slot >= slots) slot -= slots;
   }
 }
 
-/* The same where they lie; all of them are in the image. */
-static void rows_in_place(const struct stage *s, int64_t first, int64_t step, int64_t count) {
-  const int element = s->run->op->kernels->element;
-  for (int64_t i = 0; i < count; ++i)
-    s->staged[i] = ck_at(ck_image_row(s->run, s->image, first + i * step), s->channel, element);
-}
-
-/* The kernel rows under which there is an image. Rows of zeros change a sum only where a weight is
- * no number. */
-static struct ck_span kernel_rows(const struct ck_run *run, int64_t first) {
-  const ck_window *w = &run->op->conv.window;
-  const struct ck_span all = {0, w->kernel_h};
-  return run->op->dw.finite ? ck_span_inside(first, w->dilation_h, run->image.height, all) : all;
-}
-
-/* One output row of the channels that are staged, from the rows under kernel row ky and the next.
- */
-static void staged_outputs(const struct stage *s, const struct ck_dw_target *target, int64_t ky,
-                           struct ck_dw_row_args *args) {
-  const struct ck_op *op = s->run->op;
-  const struct ck_kernels *k = op->kernels;
-  const int64_t row = s->run->group_in * args->kernel_w, taps = op->conv.window.kernel_h * row;
-  for (int64_t v = 0; v < s->lanes; v += k->lanes) {
-    const int64_t c = s->channel + v, group = (c - target->channel_begin) / k->lanes;
-    for (int64_t i = 0; i < args->kernel_h; ++i) s->rows[i] = ck_at(s->staged[i], v, k->element);
-    args->rows = s->rows;
-    args->lanes = ck_min(k->lanes, s->lanes - v);
-    args->weights = ck_at(op->dw.data, c * taps + ky * row * k->lanes, k->element);
-    args->bias = ck_at(op->dw.bias, c, k->element);
-    args->out = ck_at_mut(target->out, group * target->out_step, k->element);
-    k->dwconvKxK(args);
-  }
-}
-
-/* The rows of a block, for the channels that are staged. */
-static void staged_rows(struct stage *s, const struct ck_block *block,
-                        const struct ck_dw_target *target) {
-  const struct ck_run *run = s->run;
+/* What calls of the kernel have in common, on rows whose pixels lie so far apart. */
+static struct ck_dw_row_args row_args(const struct ck_run *run, const struct ck_block *block,
+                                      const struct ck_dw_target *target, struct ck_span pixels,
+                                      int64_t pixel) {
   const ck_window *w = &run->op->conv.window;
   const struct ck_dw_walk walk = ck_dw_walk_of(w);
-  const int64_t pixel = s->pixel_step;
-  struct ck_dw_row_args args = {
-      .first = s->pixels.begin * pixel,
-      .row_end = s->pixels.end * pixel,
+  return (struct ck_dw_row_args){
+      .first = pixels.begin * pixel,
+      .row_end = pixels.end * pixel,
+      .offset = target->offset,
+      .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
+      .out_rows = 1,
       .out_w = block->cols,
       .tap_step = walk.dilation * pixel,
       .out_step = w->stride_w * pixel,
@@ -329,17 +305,61 @@ static void staged_rows(struct stage *s, const struct ck_block *block,
       .low = target->activation->low,
       .high = target->activation->high,
   };
-  for (int64_t r = 0; r < block->rows; ++r) {
-    args.offset = target->offset + r * block->cols;
-    const int64_t first = (block->y + r) * w->stride_h - run->image.pad_top;
-    const struct ck_span rows = kernel_rows(run, first);
-    args.kernel_h = (rows.end - rows.begin) * run->group_in;
-    const int64_t y = first + rows.begin * w->dilation_h, count = rows.end - rows.begin;
-    if (s->in_place)
-      rows_in_place(s, y, w->dilation_h, count);
-    else
-      stage_rows(s, y, w->dilation_h, count);
-    staged_outputs(s, target, rows.begin, &args);
+}
+
+/* Rows of output, of `lanes` channels from `channel` on, a vector of them after the other; the
+ * first is `args->first` elements into a row. */
+static void some_channels(const struct ck_run *run, const struct ck_dw_target *target,
+                          int64_t channel, int64_t lanes, const struct ck_dw_row_args *args) {
+  const struct ck_op *op = run->op;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t taps = args->kernel_h * args->kernel_w;
+  char *out = ck_at_mut(
+      target->out, (channel - target->channel_begin) / k->lanes * target->out_step, k->element);
+  struct ck_dw_row_args vector = *args;
+  for (int64_t c = channel; c < channel + lanes; c += k->lanes) {
+    vector.lanes = ck_min(k->lanes, channel + lanes - c);
+    vector.weights = ck_at(op->dw.data, c * taps, k->element);
+    vector.bias = ck_at(op->dw.bias, c, k->element);
+    vector.out = out;
+    k->dwconvKxK(&vector);
+    vector.first += k->lanes;
+    out += target->out_step * k->element;
+  }
+}
+
+/* The rows of a block, for the channels that are staged. */
+static void staged_rows(struct stage *s, const struct ck_block *block,
+                        const struct ck_dw_target *target) {
+  const struct ck_run *run = s->run;
+  const ck_window *w = &run->op->conv.window;
+  struct ck_dw_row_args args = row_args(run, block, target, s->pixels, s->pixel_step);
+  args.rows = s->rows;
+  for (int64_t r = 0; r < block->rows; ++r, args.offset += block->cols) {
+    stage_rows(s, (block->y + r) * w->stride_h - run->image.pad_top, w->dilation_h, w->kernel_h);
+    some_channels(run, target, s->channel, s->lanes, &args);
+  }
+}
+
+/* The same where they lie, many rows at once: channels up to `end`, whole vectors. */
+static void rows_in_place(const struct ck_run *run, const struct ck_block *block,
+                          const struct ck_dw_target *target, int64_t end, const void **rows) {
+  const ck_window *w = &run->op->conv.window;
+  const ck_image *image = &run->image;
+  const int64_t left = block->x * w->stride_w - image->pad_left, begin = target->channel_begin;
+  struct ck_dw_row_args args =
+      row_args(run, block, target, (struct ck_span){left, image->width}, image->channels);
+  args.rows = rows;
+  args.first += begin;
+  for (int64_t r = 0; r < block->rows; r += args.out_rows) {
+    args.out_rows = ck_min(ROWS_IN_PLACE, block->rows - r);
+    for (int64_t i = 0; i < args.out_rows; ++i) {
+      const int64_t y = (block->y + r + i) * w->stride_h - image->pad_top;
+      for (int64_t ky = 0; ky < w->kernel_h; ++ky)
+        rows[i * w->kernel_h + ky] = ck_image_row(run, block->image, y + ky * w->dilation_h);
+    }
+    some_channels(run, target, begin, end - begin, &args);
+    args.offset += args.out_rows * block->cols;
   }
 }
 
@@ -350,12 +370,14 @@ void ck_dw_block_rows(const struct ck_run *run, const struct ck_block *block,
   struct stage s;
   stage_start(&s, run, block->cols, scratch);
   const int64_t step = s.pixel_step, end = target->channel_end;
-  const int64_t staged = reads_in_place(run) ? end - end % run->op->kernels->lanes : 0;
-  if (staged < end) clear_ring(&s);
-  for (int64_t c = target->channel_begin; c < end; c += s.lanes) {
-    s.in_place = c < staged;
-    s.pixel_step = s.in_place ? run->image.channels : step;
-    stage_channels(&s, block, c, ck_min(step, (s.in_place ? staged : end) - c));
+  int64_t c = target->channel_begin;
+  if (reads_in_place(run)) {
+    c = end - end % run->op->kernels->lanes;
+    rows_in_place(run, block, target, c, s.rows);
+  }
+  if (c < end) clear_ring(&s);
+  for (; c < end; c += s.lanes) {
+    stage_channels(&s, block, c, ck_min(step, end - c));
     staged_rows(&s, block, target);
   }
 }
@@ -370,7 +392,7 @@ static void staged_3x3(struct stage *s, const struct ck_block *block,
   const struct ck_op *op = run->op;
   const int64_t stride = op->conv.window.stride_h;
   struct ck_dw_args args = {
-      .rows = s->staged,
+      .rows = s->rows,
       .weights = ck_at(op->dw.data, s->channel * 9, op->kernels->element),
       .bias = ck_at(op->dw.bias, s->channel, op->kernels->element),
       .out = target->out,

@@ -89,17 +89,17 @@ struct ck_dw_args {
   double low, high;
 };
 
-/* Depthwise, any window: one row of output, L channels. Steps are in elements of a row. */
+/* Depthwise, any window: some rows of output, L channels. Steps are in elements of a row. */
 struct ck_dw_row_args {
-  const void *const *rows; /* kernel_h rows, at their first pixel */
+  const void *const *rows; /* [out_rows][kernel_h] rows, at their first pixel; null adds nothing */
   int64_t first;           /* from there to the first tap of the first output; may be negative */
   int64_t row_end;         /* pixels are at [0, row_end); see ck_dw_is_literal */
   const void *weights;     /* [kernel_h * kernel_w][L] */
   const void *bias;        /* [L] */
   void *out;
-  const int64_t *offset; /* where in out each pixel goes */
+  const int64_t *offset; /* where in out each pixel goes: [out_rows][out_w] */
   int64_t lanes;         /* channels that exist */
-  int64_t kernel_h, kernel_w, out_w;
+  int64_t kernel_h, kernel_w, out_rows, out_w;
   int64_t tap_step;   /* from one tap to the next */
   int64_t out_step;   /* from one output to the next */
   int64_t phases;     /* outputs that are so far apart are whole taps apart ... */

@@ -113,6 +113,7 @@ static void row_step(const struct step *s, int64_t y, int64_t line) {
         .lanes = ck_min(k->lanes, s->channels - c),
         .kernel_h = 1,
         .kernel_w = op->conv.window.kernel_w,
+        .out_rows = 1,
         .out_w = s->block->cols,
         .tap_step = walk.dilation * s->lines.channels,
         .out_step = op->conv.window.stride_w * s->lines.channels,

@@ -150,6 +150,16 @@ def test_image_in_place_and_staged(width, stride, padding, data):
         check(call(OP, (2, 10, 17, 56), kernel=(4, width), residual=True, data=data, **window))
 
 
+@pytest.mark.parametrize("stride", [1, (2, 1), (3, 2)], ids=str)
+@pytest.mark.parametrize("rows", [31, 32, 33, 65], ids="rows_{}".format)
+def test_more_rows_than_go_together(rows, stride, data):
+    """In place, with rows of padding above, below, and between those of a long dilation."""
+    step = stride if isinstance(stride, int) else stride[0]
+    for dilation, pad in ((1, 2), (5, 10)):
+        window = {"kernel": (5, 5), "stride": stride, "dilation": dilation, "padding": pad}
+        check(call(OP, (2, (rows - 1) * step + 1, 9, 37), residual=True, data=data, **window))
+
+
 @pytest.mark.parametrize("multiplier", [1, 2], ids="multiplier_{}".format)
 @pytest.mark.parametrize("dilation", [1, 2, 4], ids="dilation_{}".format)
 @pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)

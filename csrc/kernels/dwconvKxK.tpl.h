@@ -1,5 +1,5 @@
-/* Depthwise with any kernel size, stride, dilation and multiplier: one output row of one vector of
- * channels, from rows of pixels, of the image itself or staged (ck_dwstage.c).
+/* Depthwise with any kernel size, stride, dilation and multiplier: some output rows of one vector
+ * of channels, from rows of pixels, of the image itself or staged (ck_dwstage.c).
  *
  * Outputs x, x + q, x + 2q, ... with q = dilation / gcd(stride, dilation) read columns that are
  * whole dilations apart, so along them any convolution is one without dilation, of stride s =
@@ -91,24 +91,20 @@ CK_INLINE void dw_add_any_row(const struct ck_dw_row_args *d, const real *weight
   }
 }
 
-/* A group of outputs of one phase, the first `count` of which exist. Width 0 stands for any, and
- * then the stride is any too. */
-CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count, const int width,
-                        const int stride, const int size) {
-  const int parts = dw_parts(stride, size), part = size / parts;
-  const int64_t first = d->first + x * d->out_step;
+/* A group of outputs of one phase in one row, the first `count` of which exist; its first column
+ * is at element `first`, and `there` says which are. Width 0 stands for any, and then the stride is
+ * any too. */
+CK_INLINE void dw_group(const struct ck_dw_row_args *d, const void *const *rows,
+                        const int64_t *offset, int64_t first, const uint64_t *there, int64_t count,
+                        const int width, const int stride, const int size) {
   const real *weights = d->weights;
   const vf bias = vf_load(d->bias);
-  uint64_t there[DW_MAX_PARTS] = {0};
   vf sum[DW_LARGE_GROUP];
-  CK_UNROLL
-  for (int i = 0; i < parts; ++i)
-    there[i] =
-        dw_columns_there(d, first + i * part * d->group_step, dw_columns(part, width, stride));
   CK_UNROLL
   for (int p = 0; p < size; ++p) sum[p] = bias;
   for (int64_t ky = 0; ky < d->kernel_h; ++ky, weights += d->kernel_w * VF_LANES) {
-    const real *row = d->rows[ky];
+    const real *row = rows[ky];
+    if (!row) continue;
     if (width == 0)
       dw_add_any_row(d, weights, row + first, sum, count, size);
     else
@@ -118,11 +114,26 @@ CK_INLINE void dw_group(const struct ck_dw_row_args *d, int64_t x, int64_t count
   const vf low = vf_set1((real)d->low), high = vf_set1((real)d->high);
   const bool full = d->lanes == VF_LANES;
   const vf_tail tail = vf_first(d->lanes);
-  const int64_t *offset = d->offset + x;
   CK_UNROLL
   for (int p = 0; p < size; ++p, offset += d->phases)
     if (p < count)
       vf_store_either((real *)d->out + *offset, full, tail, vf_min(high, vf_max(low, sum[p])));
+}
+
+/* The same in every row, from output x on. */
+CK_INLINE void dw_group_rows(const struct ck_dw_row_args *d, int64_t x, int64_t count,
+                             const int width, const int stride, const int size) {
+  const int parts = dw_parts(stride, size), part = size / parts;
+  const int64_t first = d->first + x * d->out_step;
+  const void *const *rows = d->rows;
+  const int64_t *offset = d->offset + x;
+  uint64_t there[DW_MAX_PARTS] = {0};
+  CK_UNROLL
+  for (int i = 0; i < parts; ++i)
+    there[i] =
+        dw_columns_there(d, first + i * part * d->group_step, dw_columns(part, width, stride));
+  for (int64_t r = 0; r < d->out_rows; ++r, rows += d->kernel_h, offset += d->out_w)
+    dw_group(d, rows, offset, first, there, count, width, stride, size);
 }
 
 /* Groups of a size, as long as at least `least` outputs are left. The last of a phase overlaps the
@@ -132,12 +143,12 @@ CK_INLINE int64_t dw_groups(const struct ck_dw_row_args *d, int64_t phase, int64
                             const int size) {
   for (; p < outputs && outputs - p >= least; p += size) {
     const int64_t first = ck_max(0, ck_min(p, outputs - size));
-    dw_group(d, phase + first * d->phases, outputs - first, width, stride, size);
+    dw_group_rows(d, phase + first * d->phases, outputs - first, width, stride, size);
   }
   return p;
 }
 
-CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int stride) {
+CK_INLINE void dw_rows(const struct ck_dw_row_args *d, const int width, const int stride) {
   const int size = dw_group_size(width, DW_GROUP), large = dw_group_size(width, DW_LARGE_GROUP);
   for (int64_t phase = 0; phase < ck_min(d->phases, d->out_w); ++phase) {
     const int64_t outputs = ck_ceil_div(d->out_w - phase, d->phases);
@@ -149,10 +160,14 @@ CK_INLINE void dw_row(const struct ck_dw_row_args *d, const int width, const int
   }
 }
 
-#define DW_INSTANCES(width)                                                                        \
-  static void CK_FN(dwconv##width##wide1)(const struct ck_dw_row_args *d) { dw_row(d, width, 1); } \
-  static void CK_FN(dwconv##width##wide2)(const struct ck_dw_row_args *d) { dw_row(d, width, 2); } \
-  static void CK_FN(dwconv##width##wide3)(const struct ck_dw_row_args *d) { dw_row(d, width, 3); }
+#define DW_INSTANCES(width)                                                 \
+  static void CK_FN(dwconv##width##wide1)(const struct ck_dw_row_args *d) { \
+    dw_rows(d, width, 1);                                                   \
+  }                                                                         \
+  static void CK_FN(dwconv##width##wide2)(const struct ck_dw_row_args *d) { \
+    dw_rows(d, width, 2);                                                   \
+  }                                                                         \
+  static void CK_FN(dwconv##width##wide3)(const struct ck_dw_row_args *d) { dw_rows(d, width, 3); }
 DW_INSTANCES(3)
 DW_INSTANCES(5)
 DW_INSTANCES(7)
@@ -167,7 +182,7 @@ static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
   if (ck_dw_is_literal(width, stride))
     instances[width / 2 - 1][stride - 1](d);
   else
-    dw_row(d, 0, 0);
+    dw_rows(d, 0, 0);
 }
 
 enum { DW_STAGE_VECTORS = 4 };
