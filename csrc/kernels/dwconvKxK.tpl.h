@@ -10,7 +10,7 @@
  *
  * Taps are summed row by row, left to right, from the bias on.
  */
-enum { DW_GROUP = 7, DW_LARGE_GROUP = 14, DW_SMALL_GROUP = 3, DW_MAX_WIDTH = 9 };
+enum { DW_GROUP = 7, DW_LARGE_GROUP = CK_DW_GROUP, DW_SMALL_GROUP = 3, DW_MAX_WIDTH = 9 };
 
 /* How many sums leave room for the weights of a kernel row and an input. Networks are 7, 14, 28 ..
  * pixels wide. Seven sums are too few to hide the latency of two FMA units; three are for what a
