@@ -98,15 +98,16 @@ static int64_t slot_elements(const struct ck_run *run, const struct ring *ring) 
 
 /* Where an image is read in place, its lines of L1 that are in use again for the next row of output
  * must stay there: those under a group of outputs, which goes down all rows before the next group.
- * Those of pixels a multiple of 128 bytes apart lie in half of the sets, and so on; a staged row
- * takes no more of L1 than one in half of them (measured: where the lines fit 0.99 to 1.6 times as
- * fast as staged, where they take the room 1.2 to 2 times over 0.7 to 1.4, more 0.6 to 0.9). */
-enum { LINE = 64, WAY = 4096, ALWAYS = 2 /* times a line */ };
+ * Columns a multiple of 128 bytes apart lie in half of the sets, and so on; a staged row takes no
+ * more of L1 than one in half of them. Measured: up to a quarter of the sets in place is 0.97 to
+ * 1.6 times as fast as staged; beyond that, where the lines fit, 0.9 to 1.4, where they take the
+ * room up to twice 0.7 to 1.4, more 0.6 to 0.9. */
+enum { LINE = 64, WAY = 4096, ALWAYS = 4 /* times a line */ };
 
 static bool stays_in_l1(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
   const struct ck_dw_walk walk = ck_dw_walk_of(w);
-  const int64_t pitch = run->image.channels * run->op->kernels->element;
+  const int64_t pitch = walk.dilation * run->image.channels * run->op->kernels->element;
   const int64_t apart = ck_max(LINE, ck_gcd(pitch, WAY)) / LINE;
   const int64_t rows = ck_min(run->image.height, ck_max(0, ck_rows_under(run, 1) - w->stride_h));
   const int64_t columns = (CK_DW_GROUP - 1) * walk.group_columns / walk.dilation + w->kernel_w;
@@ -130,13 +131,20 @@ static bool reads_in_place(const struct ck_run *run) {
          skips_padding(run) && counts_in_place(run) && stays_in_l1(run);
 }
 
-/* Output rows of an image in place that go through the kernel together. */
-enum { ROWS_IN_PLACE = 32 };
+/* Output rows that go through the kernel together, at most. */
+enum { ROWS_TOGETHER = 32 };
+
+/* So many go from a ring: as many as it holds all rows under. */
+static int64_t rows_together(const struct ck_run *run, const struct ring *ring) {
+  const ck_window *w = &run->op->conv.window;
+  const int64_t under = (w->kernel_h - 1) * w->dilation_h + 1;
+  if (ring->slots == run->image.height) return ROWS_TOGETHER;
+  return ck_min(ROWS_TOGETHER, (ring->slots - under) / w->stride_h + 1);
+}
 
 /* Rows in a table: those under one call of a kernel. */
 static int64_t table_rows(const struct ck_run *run) {
-  const int64_t kernel_h = run->op->conv.window.kernel_h;
-  return reads_in_place(run) ? ROWS_IN_PLACE * kernel_h : kernel_h + more_rows(run);
+  return ROWS_TOGETHER * run->op->conv.window.kernel_h;
 }
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
@@ -164,7 +172,7 @@ struct stage {
   char *data;     /* the slots, then the row of padding */
   int64_t *holds; /* which input row each slot holds, or -1; a slot of a group has its members */
   int64_t slot_bytes;
-  const void **rows;             /* a table: those of a window */
+  const void **rows;             /* a table: those under a call of a kernel */
   int64_t image, channel, lanes; /* the channels of the output that are staged */
   int64_t before, begin, end;    /* columns of padding, and of the image */
   int64_t pixel_step;            /* elements from one pixel of a row to the next */
@@ -210,8 +218,9 @@ static void stage_channels(struct stage *s, const struct ck_block *block, int64_
   for (int64_t slot = 0; slot < s->ring.slots; ++slot) s->holds[slot] = -1;
 }
 
-/* Rows [y, y + count) of planes -> staged rows, between columns of padding that are there. */
-static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *to) {
+/* `count` rows of planes, `step` apart from y on -> staged rows, between columns of padding that
+ * are there. */
+static void stage_planes(const struct stage *s, int64_t y, int64_t step, int64_t count, char *to) {
   const struct ck_kernels *k = s->run->op->kernels;
   const ck_image *image = &s->run->image;
   const void *from = ck_plane_row(s->run, s->image, s->channel, y);
@@ -223,8 +232,8 @@ static void stage_planes(const struct stage *s, int64_t y, int64_t count, char *
                                              .rows = s->lanes,
                                              .columns = s->end - s->begin,
                                              .more = count - 1,
-                                             .to_more = s->ring.columns * k->lanes,
-                                             .from_more = image->width});
+                                             .to_more = step * s->ring.columns * k->lanes,
+                                             .from_more = step * image->width});
 }
 
 /* Pixels -> a staged row of each channel of an output's group. */
@@ -246,8 +255,8 @@ static void stage_pixels(const struct stage *s, int64_t y, char *to) {
   });
 }
 
-/* Row y, into its slot, and those after it that the ring has room for behind row `first`. */
-static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) {
+/* Row y, into its slot, and those after it that the ring has room for behind row `oldest`. */
+static void stage_more(struct stage *s, int64_t oldest, int64_t y, int64_t slot) {
   const int64_t members = s->run->group_in, slots = s->ring.slots;
   char *to = s->data + slot * members * s->slot_bytes;
   if (s->run->op->conv.layout == CK_NHWC) {
@@ -255,10 +264,12 @@ static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) 
     s->holds[slot] = y;
     return;
   }
-  const int64_t room = ck_min(slots - slot, ck_max(first, 0) + slots - y);
-  const int64_t count = ck_min(room, s->run->image.height - y);
-  stage_planes(s, y, count, to);
-  for (int64_t i = 0; i < count; ++i) s->holds[slot + i] = y + i;
+  const ck_window *w = &s->run->op->conv.window;
+  const int64_t step = ck_gcd(w->stride_h, w->dilation_h); /* rows between are never read */
+  const int64_t room = ck_min(slots - slot, ck_max(oldest, 0) + slots - y);
+  const int64_t count = ck_ceil_div(ck_min(room, s->run->image.height - y), step);
+  stage_planes(s, y, step, count, to);
+  for (int64_t i = 0; i < count; ++i) s->holds[slot + i * step] = y + i * step;
 }
 
 /* Rows of zeros change a sum only where a weight is no number; the 3x3 kernels take a row for each
@@ -266,19 +277,19 @@ static void stage_more(struct stage *s, int64_t first, int64_t y, int64_t slot) 
 static bool adds_padding(const struct ck_run *run) { return ck_dw_3x3(run) || !run->op->dw.finite; }
 
 /* `count` rows of the image, `step` apart from row `first` on, each channel of a group on its own;
- * those that are not there yet are staged. Row y goes to slot y modulo the slots, which a division
- * would take as long to find as a short row takes. */
-static void stage_rows(struct stage *s, int64_t first, int64_t step, int64_t count) {
+ * those that are not there yet are staged, and those from row `oldest` on stay. Row y goes to slot
+ * y modulo the slots, which a division would take as long to find as a short row takes. */
+static void stage_rows(struct stage *s, int64_t oldest, int64_t first, int64_t step, int64_t count,
+                       const void **rows) {
   const int64_t members = s->run->group_in, slots = s->ring.slots, height = s->run->image.height;
   const int64_t slot_step = step % slots;
   const char *data = ck_at(s->data, -s->pixels.begin * s->pixel_step, s->run->op->kernels->element);
   const char *padding = adds_padding(s->run) ? data + slots * members * s->slot_bytes : NULL;
-  const void **rows = s->rows;
   int64_t slot = first % slots;
   if (slot < 0) slot += slots;
   for (int64_t i = 0, y = first; i < count; ++i, y += step) {
     const bool inside = y >= 0 && y < height;
-    if (inside && s->holds[slot] != y) stage_more(s, first, y, slot);
+    if (inside && s->holds[slot] != y) stage_more(s, oldest, y, slot);
     const char *row = data + slot * members * s->slot_bytes;
     for (int64_t c = 0; c < members; ++c) *rows++ = inside ? row + c * s->slot_bytes : padding;
     slot += slot_step;
@@ -298,7 +309,6 @@ static struct ck_dw_row_args row_args(const struct ck_run *run, const struct ck_
       .offset = target->offset,
       .kernel_h = w->kernel_h * run->group_in,
       .kernel_w = w->kernel_w,
-      .out_rows = 1,
       .out_w = block->cols,
       .tap_step = walk.dilation * pixel,
       .out_step = w->stride_w * pixel,
@@ -336,10 +346,16 @@ static void staged_rows(struct stage *s, const struct ck_block *block,
   const struct ck_run *run = s->run;
   const ck_window *w = &run->op->conv.window;
   struct ck_dw_row_args args = row_args(run, block, target, s->pixels, s->pixel_step);
+  const int64_t most = rows_together(run, &s->ring), top = run->image.pad_top;
   args.rows = s->rows;
-  for (int64_t r = 0; r < block->rows; ++r, args.offset += block->cols) {
-    stage_rows(s, (block->y + r) * w->stride_h - run->image.pad_top, w->dilation_h, w->kernel_h);
+  for (int64_t r = 0; r < block->rows; r += args.out_rows) {
+    const int64_t oldest = (block->y + r) * w->stride_h - top;
+    args.out_rows = ck_min(most, block->rows - r);
+    for (int64_t i = 0; i < args.out_rows; ++i)
+      stage_rows(s, oldest, oldest + i * w->stride_h, w->dilation_h, w->kernel_h,
+                 s->rows + i * args.kernel_h);
     some_channels(run, target, s->channel, s->lanes, &args);
+    args.offset += args.out_rows * block->cols;
   }
 }
 
@@ -354,7 +370,7 @@ static void rows_in_place(const struct ck_run *run, const struct ck_block *block
   args.rows = rows;
   args.first += begin;
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = ck_min(ROWS_IN_PLACE, block->rows - r);
+    args.out_rows = ck_min(ROWS_TOGETHER, block->rows - r);
     for (int64_t i = 0; i < args.out_rows; ++i) {
       const int64_t y = (block->y + r + i) * w->stride_h - image->pad_top;
       for (int64_t ky = 0; ky < w->kernel_h; ++ky)
@@ -409,8 +425,8 @@ static void staged_3x3(struct stage *s, const struct ck_block *block,
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
     args.out_rows = rows_at_once(run, block->rows - r);
     args.offset = target->offset + r * block->cols;
-    stage_rows(s, (block->y + r) * stride - run->image.pad_top, 1,
-               (args.out_rows - 1) * stride + 3);
+    const int64_t first = (block->y + r) * stride - run->image.pad_top;
+    stage_rows(s, first, first, 1, (args.out_rows - 1) * stride + 3, s->rows);
     ck_dw_3x3(run)(&args);
   }
 }

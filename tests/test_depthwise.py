@@ -174,10 +174,11 @@ def test_planes_whose_rows_share_input(stride, dilation, multiplier, data):
         assert_same_bits(y, images_nchw(made.run()))
 
 
-@pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
+@pytest.mark.parametrize("stride", [1, 2, 4], ids="stride_{}".format)
 @pytest.mark.parametrize("size", [(70, 119), (3, 6500)], ids=["several_rows", "part_of_a_row"])
 def test_blocks_of_planes(size, stride, data):
-    """More pixels than are staged at once, with padding on some sides of a block."""
-    for dilation, padding in ((1, "same"), (2, ((0, 3), (4, 0)))):
+    """More pixels than are staged at once, with padding on some sides of a block, and rows that no
+    window reads."""
+    for dilation, padding in ((1, "same"), (2, ((0, 3), (4, 0))), (6, 6)):
         window = {"stride": stride, "dilation": dilation, "padding": padding}
         check(nchw(call(OP, (1, *size, 9), activation="relu6", data=data, **window)))
