@@ -9,6 +9,8 @@ ACTIVATIONS: dict[str, int]
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
 
+def in_place(out: _Array, *inputs: _Array | None) -> bool: ...
+
 class Op:
     def __init__(
         self,

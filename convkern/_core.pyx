@@ -95,6 +95,37 @@ cdef int _check(cnp.ndarray a, ck_dtype dtype, str op) except -1:
     return 0
 
 
+cdef void _extent(cnp.ndarray a, size_t *begin, size_t *end) noexcept:
+    """From the first byte of an array to behind its last; nothing where it is empty."""
+    cdef cnp.npy_intp span
+    cdef int axis
+    begin[0] = end[0] = <size_t>cnp.PyArray_DATA(a)
+    if cnp.PyArray_SIZE(a) == 0:
+        return
+    for axis in range(cnp.PyArray_NDIM(a)):
+        span = (cnp.PyArray_DIM(a, axis) - 1) * cnp.PyArray_STRIDE(a, axis)
+        if span < 0:
+            begin[0] += <size_t>span
+        else:
+            end[0] += <size_t>span
+    end[0] += <size_t>cnp.PyArray_ITEMSIZE(a)
+
+
+def in_place(cnp.ndarray out not None, *inputs):
+    """Whether C can write into `out` itself: contiguous, and apart from every input."""
+    cdef size_t begin, end, first, last
+    if not cnp.PyArray_IS_C_CONTIGUOUS(out) or not cnp.PyArray_ISALIGNED(out):
+        return False
+    _extent(out, &begin, &end)
+    for array in inputs:
+        if array is None:
+            continue
+        _extent(array, &first, &last)
+        if first < end and begin < last:
+            return False
+    return True
+
+
 cdef int _threads(int64_t n) noexcept:
     """As C takes it; nobody has so many."""
     return <int>min(n, 1 << 16)

@@ -22,7 +22,6 @@ from ._operation import (
     check_out,
     conv_view,
     deliver,
-    in_place,
 )
 
 
@@ -115,8 +114,8 @@ class DeformOperation(Operation):
                 f"{self.window.kernel[1]} takes {2 * taps} for each offset group, whose "
                 f"number must divide the {image.channels} channels of x"
             )
-        expected = out.with_channels(offset.channels).shape(layout)
-        if tuple(offset_shape) != expected:
+        if offset != out.with_channels(offset.channels):
+            expected = out.with_channels(offset.channels).shape(layout)
             raise ValueError(
                 f"{self.name}: offset has shape {tuple(offset_shape)} ({layout}); for x of shape "
                 f"{image.shape(layout)} it must be {expected}: there is one offset for every pixel "
@@ -160,7 +159,7 @@ class DeformOperation(Operation):
         groups = plan.image.channels // self.in_channels
         op = self.pack_for(groups, runtime.isa_number()) if packed is None else packed[groups]
         moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
-        whole = out is not None and in_place(out, x, residual, offset, mask)
+        whole = out is not None and _core.in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
         residual = None if residual is None else usable(residual)
         op.run(plan.sizes, usable(x), residual, y, threads, *moved)

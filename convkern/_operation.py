@@ -272,7 +272,8 @@ class Operation:
         residual = as_residual(self.name, residual, shape, x.dtype)
         check_out(self.name, out, shape, x.dtype)
         packed = self.pack() if packed is None else packed
-        y = out if out is not None and in_place(out, x, residual) else np.empty(shape, x.dtype)
+        whole = out is not None and _core.in_place(out, x, residual)
+        y = out if whole else np.empty(shape, x.dtype)
         residual = None if residual is None else usable(residual)
         packed.run(plan.sizes, usable(x), residual, y, threads)
         return deliver(y, out)
@@ -317,15 +318,6 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> Non
         raise ValueError(f"{op}: out is read-only")
     if not out.flags.c_contiguous and out.size and overlaps_itself(out):
         raise ValueError(f"{op}: out has strides {out.strides}; its elements must not overlap")
-
-
-def in_place(out: np.ndarray, *inputs: np.ndarray | None) -> bool:
-    """Whether C can write into `out` itself: contiguous, and apart from every input."""
-    flags = out.flags
-    if not (flags.c_contiguous and flags.aligned):
-        return False
-    near = [a for a in inputs if a is not None and np.may_share_memory(out, a)]
-    return not near  # any() of a generator takes twice as long
 
 
 def deliver(y: np.ndarray, out: np.ndarray | None) -> np.ndarray:

@@ -23,7 +23,7 @@ from ._geometry import (
     check_memory,
     usable,
 )
-from ._operation import as_window, check_out, deliver, in_place
+from ._operation import as_window, check_out, deliver
 
 
 class Plan(NamedTuple):
@@ -68,7 +68,7 @@ class Pooling:
         plan = self.plan(x.shape)
         check_memory(self.name, plan.shape, x.itemsize)
         check_out(self.name, out, plan.shape, x.dtype)
-        y = out if out is not None and in_place(out, x) else np.empty(plan.shape, x.dtype)
+        y = out if out is not None and _core.in_place(out, x) else np.empty(plan.shape, x.dtype)
         _core.pool(
             self.name,
             self.kind,

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _core, runtime
 from ._geometry import as_array, as_same_dtype, as_shape, check_memory, usable
-from ._operation import check_out, deliver, in_place
+from ._operation import check_out, deliver
 from .cost import Cost
 from .layers import (
     Conv2d,
@@ -244,7 +244,7 @@ class Graph:
         shape = program.shapes[self._output]
         check_memory(name, shape, x.itemsize)
         check_out(name, out, shape, x.dtype)
-        y = out if out is not None and in_place(out, x) else np.empty(shape, x.dtype)
+        y = out if out is not None and _core.in_place(out, x) else np.empty(shape, x.dtype)
         if y.size:
             program.packed.run(usable(x), y)
         return deliver(y, out)
