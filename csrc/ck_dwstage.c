@@ -29,9 +29,13 @@ struct ck_dw_walk ck_dw_walk_of(const ck_window *w) {
 }
 
 /* The ring of staged rows: `slots` rows of `columns` pixels of some vectors of channels, and one of
- * padding. */
+ * padding. A row has the columns under a row of outputs, with those of padding; or, where a kernel
+ * does without these and planes have no more, those of the image alone: then rows of a plane, which
+ * follow each other, are staged in one run. */
 struct ring {
   int64_t slots, columns, vectors;
+  int64_t under; /* columns under a row of outputs */
+  bool bare;     /* without padding */
 };
 
 ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns) {
@@ -49,6 +53,17 @@ static bool skips_padding(const struct ck_run *run) {
   const struct ck_dw_walk walk = ck_dw_walk_of(&run->op->conv.window);
   return run->op->dw.finite && !ck_dw_3x3(run) &&
          ck_dw_is_literal(run->op->conv.window.kernel_w, walk.group_columns / walk.dilation);
+}
+
+/* The elements of a row whose padding is not there, and of what a group of outputs reaches beyond
+ * it, are counted in 63 bits. */
+static bool counts_bare(const struct ck_run *run, int64_t pixel_step) {
+  enum { MOST_COLUMNS = 64 }; /* under a group */
+  const ck_image *i = &run->image;
+  int64_t columns;
+  return ck_mul(run->op->conv.window.dilation_w, MOST_COLUMNS, &columns) &&
+         ck_add(columns, i->width, &columns) && ck_add(columns, i->pad_left, &columns) &&
+         ck_add(columns, i->pad_right, &columns) && ck_mul(columns, pixel_step, &columns);
 }
 
 /* As many vectors of channels as a sixteenth of L2 holds rows of: so the image is read in longer
@@ -77,14 +92,18 @@ static ck_status ring_of(const struct ck_run *run, int64_t cols, struct ring *ri
   const struct ck_kernels *k = run->op->kernels;
   const ck_window *w = &run->op->conv.window;
   int64_t rows, bytes;
-  const ck_status status = ck_dw_columns(run, cols, &ring->columns);
+  const bool planes = run->op->conv.layout == CK_NCHW;
+  const ck_status status = ck_dw_columns(run, cols, &ring->under);
   if (status != CK_OK) return status;
+  ring->bare = planes && (skips_padding(run) || ck_dw_3x3(run)) && cols == run->out_w &&
+               run->image.width <= ring->under && counts_bare(run, k->lanes);
+  ring->columns = ring->bare ? run->image.width : ring->under;
   ring->slots = ck_min((w->kernel_h - 1) * w->dilation_h + 1 + more_rows(run), run->image.height);
   if (!ck_mul(ring->slots, run->group_in, &rows) || !ck_mul(rows + 1, ring->columns, &bytes) ||
       !ck_mul(bytes, (int64_t)k->lanes * k->element, &bytes))
     return CK_E_OVERFLOW;
   ring->vectors = vectors_of(run, bytes);
-  if (run->op->conv.layout == CK_NHWC) return CK_OK;
+  if (!planes) return CK_OK;
   /* of planes as many rows as a third of L1 holds, to be staged together */
   const int64_t row = ring->columns * k->lanes * k->element; /* less than `bytes` */
   ring->slots = ck_min(run->image.height, ck_max(ring->slots, ck_cpu_l1d_bytes() / 3 / row));
@@ -115,20 +134,9 @@ static bool stays_in_l1(const struct ck_run *run) {
   return apart <= ALWAYS || lines <= ck_cpu_l1d_bytes() / LINE / apart;
 }
 
-/* The elements of a padded row, and of what a group of outputs reaches beyond it, are counted in 63
- * bits. */
-static bool counts_in_place(const struct ck_run *run) {
-  enum { MOST_COLUMNS = 64 }; /* under a group */
-  const ck_image *i = &run->image;
-  int64_t columns;
-  return ck_mul(run->op->conv.window.dilation_w, MOST_COLUMNS, &columns) &&
-         ck_add(columns, i->width, &columns) && ck_add(columns, i->pad_left, &columns) &&
-         ck_add(columns, i->pad_right, &columns) && ck_mul(columns, i->channels, &columns);
-}
-
 static bool reads_in_place(const struct ck_run *run) {
   return run->op->conv.layout == CK_NHWC && run->group_in == 1 && run->group_out == 1 &&
-         skips_padding(run) && counts_in_place(run) && stays_in_l1(run);
+         skips_padding(run) && counts_bare(run, run->image.channels) && stays_in_l1(run);
 }
 
 /* Output rows that go through the kernel together, at most. */
@@ -174,7 +182,7 @@ struct stage {
   int64_t slot_bytes;
   const void **rows;             /* a table: those under a call of a kernel */
   int64_t image, channel, lanes; /* the channels of the output that are staged */
-  int64_t before, begin, end;    /* columns of padding, and of the image */
+  int64_t before, begin, end;    /* columns of padding in a row, and of the image */
   int64_t pixel_step;            /* elements from one pixel of a row to the next */
   struct ck_span pixels; /* of a staged row: where its first output begins, and where it ends */
 };
@@ -209,12 +217,17 @@ static void stage_channels(struct stage *s, const struct ck_block *block, int64_
   s->channel = channel;
   s->lanes = lanes;
   s->begin = ck_max(0, ck_min(first, image->width));
-  s->end = ck_max(s->begin, ck_min(first + s->ring.columns, image->width));
-  s->before = ck_min(s->begin - first, s->ring.columns);
-  if (skips_padding(s->run) && s->run->op->conv.window.kernel_w > FEW_TAPS)
+  s->end = ck_max(s->begin, ck_min(first + s->ring.under, image->width));
+  s->before = ck_min(s->begin - first, s->ring.under);
+  if (s->ring.bare) {
+    s->before = s->begin = 0;
+    s->end = image->width;
+    s->pixels = (struct ck_span){first, image->width};
+  } else if (skips_padding(s->run) && s->run->op->conv.window.kernel_w > FEW_TAPS) {
     s->pixels = (struct ck_span){-s->before, s->end - s->begin};
-  else
+  } else {
     s->pixels = (struct ck_span){0, s->ring.columns};
+  }
   for (int64_t slot = 0; slot < s->ring.slots; ++slot) s->holds[slot] = -1;
 }
 
@@ -224,14 +237,15 @@ static void stage_planes(const struct stage *s, int64_t y, int64_t step, int64_t
   const struct ck_kernels *k = s->run->op->kernels;
   const ck_image *image = &s->run->image;
   const void *from = ck_plane_row(s->run, s->image, s->channel, y);
+  const bool run = s->ring.bare && step == 1;
   if (s->begin < s->end)
     k->transpose(&(struct ck_transpose_args){.to = to + s->before * k->lanes * k->element,
                                              .from = ck_at(from, s->begin, k->element),
                                              .to_step = k->lanes,
                                              .from_step = image->height * image->width,
                                              .rows = s->lanes,
-                                             .columns = s->end - s->begin,
-                                             .more = count - 1,
+                                             .columns = (s->end - s->begin) * (run ? count : 1),
+                                             .more = run ? 0 : count - 1,
                                              .to_more = step * s->ring.columns * k->lanes,
                                              .from_more = step * image->width});
 }
@@ -283,7 +297,8 @@ static void stage_rows(struct stage *s, int64_t oldest, int64_t first, int64_t s
                        const void **rows) {
   const int64_t members = s->run->group_in, slots = s->ring.slots, height = s->run->image.height;
   const int64_t slot_step = step % slots;
-  const char *data = ck_at(s->data, -s->pixels.begin * s->pixel_step, s->run->op->kernels->element);
+  const int64_t origin = s->pixels.begin < 0 ? s->before : 0; /* the column where a row begins */
+  const char *data = ck_at(s->data, origin * s->pixel_step, s->run->op->kernels->element);
   const char *padding = adds_padding(s->run) ? data + slots * members * s->slot_bytes : NULL;
   int64_t slot = first % slots;
   if (slot < 0) slot += slots;
@@ -403,7 +418,7 @@ void ck_dw_block_rows(const struct ck_run *run, const struct ck_block *block,
 /* ------------------------------------------------------- planes: a vector of channels goes through
  * all blocks before the next, so that no row is staged twice */
 
-/* The 3x3 kernels, on staged rows, whose padding is there. */
+/* The 3x3 kernels, on staged rows; rows of padding are there. */
 static void staged_3x3(struct stage *s, const struct ck_block *block,
                        const struct ck_dw_target *target) {
   const struct ck_run *run = s->run;
@@ -417,8 +432,9 @@ static void staged_3x3(struct stage *s, const struct ck_block *block,
       .offset_row = block->cols,
       .channel_end = s->lanes,
       .pixel_step = op->kernels->lanes,
-      .in_w = s->ring.columns,
+      .in_w = s->pixels.end,
       .out_w = block->cols,
+      .x0 = s->pixels.begin,
       .low = target->activation->low,
       .high = target->activation->high,
   };

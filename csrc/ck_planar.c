@@ -282,20 +282,23 @@ static void make_channel(const struct planar_dw *d, int64_t o, void *out) {
   });
 }
 
-/* Lanes are pixels here, and channels elsewhere: with few of those they would idle. Where rows
- * share input, planes take 0.6 to 1.0 of the time of turning them into pixels and back, unless
- * their rows leave lanes idle; row by row the kernel for pixels is slower, and one lane in eight
- * may idle (measured: 3x3, 7 to 112 columns, all of x86). Two windows gain only with registers for
- * all weights, where kernels for pixels make several rows too. */
+/* Lanes are pixels here, and channels elsewhere: with few of those they would idle. Where rows are
+ * wide and leave few lanes idle, and but for plain 3x3 also long, planes take 0.6 to 1.0 of the
+ * time of turning them into pixels and back; elsewhere up to 1.7 (measured: 3x3, 7 to 112 columns,
+ * all of x86). Two windows gain only with registers for all weights, where kernels for pixels make
+ * several rows too. */
+enum { LONG_ROW = 16 };
+
 bool ck_dw_planes_pay(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   if (2 * run->out_channels <= k->lanes) return true;
-  const bool wide = run->out_w > k->lanes, nearly = 8 * run->out_w >= 7 * k->lanes;
+  const bool busy = 4 * run->out_w >= 3 * ck_round_up(run->out_w, k->lanes);
+  const bool wide = busy && run->out_w > k->lanes, longer = busy && run->out_w > LONG_ROW;
   switch (window_of(run)) {
     case CK_PLANAR_3X3: return wide;
-    case CK_PLANAR_3X3_S2: return wide && k->dw_rows > 1;
-    case CK_PLANAR_3X3_BY_ROWS: return nearly;
-    case CK_PLANAR_3X3_D2: return nearly && k->dw_rows > 1;
+    case CK_PLANAR_3X3_BY_ROWS: return longer;
+    case CK_PLANAR_3X3_S2:
+    case CK_PLANAR_3X3_D2: return longer && k->dw_rows > 1;
     default: return false;
   }
 }
