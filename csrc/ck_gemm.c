@@ -261,7 +261,9 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
+  struct ck_ahead later = {0};
   if (last) args.ahead[1] = input_after(g, block, next);
+  if (last && !next) later = g->run->later;
 
   for (int64_t column = 0; column < w->columns; column += w->panel_columns) {
     const int64_t rest = w->columns - column;
@@ -273,6 +275,10 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
     args.bias = begin == 0 ? ck_at(w->bias, column, k->element) : NULL;
     args.ahead[0] = panel_after(g, next, ck_at(args.b, w->terms * width, k->element),
                                 (end - begin) * ck_min(rest - args.columns, w->panel_columns));
+    if (args.ahead[1].at >= args.ahead[1].end) { /* the input is near: go on */
+      args.ahead[1] = later;
+      later.at = later.end;
+    }
     multiply_panel(g, panel, &deal, last, first * g->y_step + column, &args);
   }
 }

@@ -363,6 +363,7 @@ struct ck_run {
   int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
   const ck_op *next;       /* what will run after it, if that is known */
+  struct ck_ahead later;   /* weights of something after that, to be brought near */
   const ck_op *expand;     /* makes the channels of the image of those of x, see ck_inverted.c */
 };
 

@@ -68,6 +68,11 @@ struct ck_plan {
 
 /* ---------------------------------------------------------------------- what the steps are */
 
+static int64_t gemm_bytes(const ck_op *op, int64_t group) {
+  const struct ck_gemm_weights *w = &op->gemm[group];
+  return w->terms * ck_panels_width(op->kernels, w) * op->kernels->element;
+}
+
 static int64_t weight_bytes(const struct ck_run *run) {
   const ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
@@ -75,8 +80,7 @@ static int64_t weight_bytes(const struct ck_run *run) {
   const bool spatial = op->kind == CK_OP_SPATIAL;
   const int64_t taps = spatial ? w->kernel_h + w->kernel_w : w->kernel_h * w->kernel_w;
   int64_t bytes = op->dw.channels * (op->gemms ? 1 : run->group_in) * taps * element;
-  for (int64_t g = 0; g < op->gemms; ++g)
-    bytes += op->gemm[g].terms * ck_panels_width(op->kernels, &op->gemm[g]) * element;
+  for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(op, g);
   return bytes;
 }
 
@@ -466,6 +470,40 @@ static ck_status find_workspace(struct ck_plan *p) {
   return CK_OK;
 }
 
+/* -------------------------------------------------- weights that are brought near long before */
+
+/* The weights of a dense layer are each used once or a few times, faster than memory behind L3
+ * gives them. Steps before it, which compute longer than they read, bring them near meanwhile
+ * (measured, 5 MB after a network of 4 ms: 0.14 to 0.15 ms instead of 0.17 to 0.18). */
+static bool waits_for_weights(const struct ck_run *run) {
+  const ck_op *op = run->op;
+  return op && op->gemms == 1 && op->gemm->layout == CK_NHWC &&
+         run->image.batch * run->out_h * run->out_w <= op->kernels->gemm_rows;
+}
+
+/* Each brings as many bytes as its own weights take, for which memory leaves time. */
+static void bring_near(struct ck_plan *p, int64_t group, struct ck_ahead weights) {
+  while (group-- > 0 && weights.at < weights.end) {
+    struct step *s = &p->step[p->group[group].first];
+    const ck_op *op = s->said.op;
+    if (is_banded(&p->group[group]) || !op || op->gemms != 1 || waits_for_weights(&s->run) ||
+        s->run.later.at)
+      continue;
+    s->run.later.end = weights.end;
+    weights.end -= ck_min(s->weights, weights.end - weights.at);
+    s->run.later.at = weights.end;
+  }
+}
+
+static void look_further(struct ck_plan *p) {
+  for (int64_t n = 0; n < p->groups; ++n) {
+    const struct step *s = &p->step[p->group[n].first];
+    if (is_banded(&p->group[n]) || !waits_for_weights(&s->run)) continue;
+    const char *weights = s->said.op->gemm->data;
+    bring_near(p, n, (struct ck_ahead){weights, weights + gemm_bytes(s->said.op, 0)});
+  }
+}
+
 /* ------------------------------------------------------------------------------- the program */
 
 /* One call of the program. */
@@ -632,6 +670,7 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   if (status == CK_OK) status = group_steps(p);
   if (status == CK_OK) status = place_arrays(p);
   if (status == CK_OK) status = find_workspace(p);
+  if (status == CK_OK) look_further(p);
   if (status == CK_OK)
     *out = p;
   else

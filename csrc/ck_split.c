@@ -86,11 +86,19 @@ struct part {
   ck_deform deform;
 };
 
+/* What one of several brings near. */
+static struct ck_ahead share_of(const struct ck_ahead *all, int64_t parts, int64_t index) {
+  if (!all->at) return *all;
+  const struct ck_span share = ck_deal_out(all->end - all->at, parts, index);
+  return (struct ck_ahead){all->at + share.begin, all->at + share.end};
+}
+
 static struct part part_of(const struct ck_split *s, int64_t index) {
   const struct ck_run *run = s->run;
   const struct ck_span units = ck_deal_out(s->units, s->parts, index);
   struct part part = {.rows = units, .run = *run};
   part.run.plane = run->out_h * run->out_w;
+  part.run.later = share_of(&run->later, s->parts, index);
   if (s->channels) {
     part.rows = (struct ck_span){0, run->image.batch * run->out_h};
     part.run.only = (struct ck_span){units.begin * s->channels,

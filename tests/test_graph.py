@@ -214,6 +214,23 @@ def test_what_others_read_is_not_made_inside():
         check(graph, x)
 
 
+@pytest.mark.parametrize("batch", [1, 3], ids="batch_{}".format)
+@pytest.mark.parametrize("threads", [1, 2, 5], ids="threads_{}".format)
+def test_dense_layers_behind_a_network(threads, batch):
+    """Whose weights, more than those of all steps before, are brought near meanwhile."""
+    dense = [ck.PointwiseConv2d(random(c, n)) for c, n in ((96, 1000), (1000, 700), (700, 33))]
+    graph = ck.Sequential(
+        [
+            ck.SeparableConv2d(random(3, 3, 24), random(24, 48), padding="same"),
+            ck.PointwiseConv2d(random(48, 96), activation="relu"),
+            ck.GlobalAvgPool2d(),
+            *dense,
+        ]
+    )
+    x = random(batch, 7, 7, 24)
+    np.testing.assert_array_equal(graph(x, threads=threads), one_by_one(graph, x))
+
+
 def test_a_residual_from_far_behind():
     """The band keeps what the residual reads later, though nothing else does."""
     wide = 16
