@@ -139,20 +139,25 @@ static bool reads_in_place(const struct ck_run *run) {
          skips_padding(run) && counts_bare(run, run->image.channels) && stays_in_l1(run);
 }
 
-/* Output rows that go through the kernel together, at most. */
-enum { ROWS_TOGETHER = 32 };
+/* Output rows that go through the kernel together, at most; but the table of the rows under them
+ * stays small where a kernel is tall. */
+enum { ROWS_TOGETHER = 32, TABLE_ROWS = 512 };
+
+static int64_t most_together(const struct ck_run *run) {
+  return ck_max(1, ck_min(ROWS_TOGETHER, TABLE_ROWS / run->op->conv.window.kernel_h));
+}
 
 /* So many go from a ring: as many as it holds all rows under. */
 static int64_t rows_together(const struct ck_run *run, const struct ring *ring) {
   const ck_window *w = &run->op->conv.window;
-  const int64_t under = (w->kernel_h - 1) * w->dilation_h + 1;
-  if (ring->slots == run->image.height) return ROWS_TOGETHER;
-  return ck_min(ROWS_TOGETHER, (ring->slots - under) / w->stride_h + 1);
+  const int64_t under = (w->kernel_h - 1) * w->dilation_h + 1, most = most_together(run);
+  if (ring->slots == run->image.height) return most;
+  return ck_min(most, (ring->slots - under) / w->stride_h + 1);
 }
 
-/* Rows in a table: those under one call of a kernel. */
+/* Rows in a table: those under one call of a kernel, also of one for 3x3. */
 static int64_t table_rows(const struct ck_run *run) {
-  return ROWS_TOGETHER * run->op->conv.window.kernel_h;
+  return most_together(run) * run->op->conv.window.kernel_h;
 }
 
 ck_status ck_dw_scratch(const struct ck_run *run, int64_t block_cols, size_t *bytes) {
@@ -385,7 +390,7 @@ static void rows_in_place(const struct ck_run *run, const struct ck_block *block
   args.rows = rows;
   args.first += begin;
   for (int64_t r = 0; r < block->rows; r += args.out_rows) {
-    args.out_rows = ck_min(ROWS_TOGETHER, block->rows - r);
+    args.out_rows = ck_min(most_together(run), block->rows - r);
     for (int64_t i = 0; i < args.out_rows; ++i) {
       const int64_t y = (block->y + r + i) * w->stride_h - image->pad_top;
       for (int64_t ky = 0; ky < w->kernel_h; ++ky)

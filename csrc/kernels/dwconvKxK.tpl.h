@@ -92,8 +92,8 @@ CK_INLINE void dw_add_any_row(const struct ck_dw_row_args *d, const real *weight
 }
 
 /* A group of outputs of one phase in one row, the first `count` of which exist; its first column
- * is at element `first`, and `there` says which are. Width 0 stands for any, and then the stride is
- * any too. */
+ * is at element `first`, and `there` says which columns are in the row. Width 0 stands for any, and
+ * then the stride is any too. */
 CK_INLINE void dw_group(const struct ck_dw_row_args *d, const void *const *rows,
                         const int64_t *offset, int64_t first, const uint64_t *there, int64_t count,
                         const int width, const int stride, const int size) {
