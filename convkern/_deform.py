@@ -114,12 +114,12 @@ class DeformOperation(Operation):
                 f"{self.window.kernel[1]} takes {2 * taps} for each offset group, whose "
                 f"number must divide the {image.channels} channels of x"
             )
-        if offset != out.with_channels(offset.channels):
-            expected = out.with_channels(offset.channels).shape(layout)
+        wanted = out.with_channels(offset.channels)
+        if offset != wanted:
             raise ValueError(
                 f"{self.name}: offset has shape {tuple(offset_shape)} ({layout}); for x of shape "
-                f"{image.shape(layout)} it must be {expected}: there is one offset for every pixel "
-                f"of the output"
+                f"{image.shape(layout)} it must be {wanted.shape(layout)}: there is one offset for "
+                f"every pixel of the output"
             )
         if mask_shape is None:
             return groups

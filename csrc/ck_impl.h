@@ -559,11 +559,11 @@ struct ck_dw_walk {
 struct ck_dw_walk ck_dw_walk_of(const ck_window *w);
 /* Whether a window, whose stride is so many dilations, is one of those with literal constants in
  * dwconvKxK: these leave out columns outside a row. For all others a row has columns of zeros. */
-/* So many outputs of a row those with literal constants make at once, at most. */
-enum { CK_DW_GROUP = 14 };
 CK_INLINE bool ck_dw_is_literal(int64_t width, int64_t stride) {
   return stride <= 3 && width >= 3 && width <= 9 && width % 2;
 }
+/* So many outputs of a row dwconvKxK makes at once, at most. */
+enum { CK_DW_GROUP = 14 };
 /* How many columns of the input are under `cols` outputs. */
 ck_status ck_dw_columns(const struct ck_run *run, int64_t cols, int64_t *columns);
 struct ck_blocking ck_dw_blocking(const struct ck_run *run);
