@@ -110,8 +110,10 @@ def use_isa(name: str) -> _Restore:
 
     Parameters
     ----------
-    name : {"scalar", "sse2", "avx2", "avx512", "neon"}
-        As in the environment variable ``CONVKERN_ISA``, which sets it at start-up.
+    name : {"scalar", "sse2", "avx2", "avx512", "amx", "neon"}
+        As in the environment variable ``CONVKERN_ISA``, which sets it at start-up. "amx" is avx512,
+        but for large matrix products of float32: those are made by AMX-BF16, of numbers in three
+        parts, with smaller errors.
 
     Returns
     -------

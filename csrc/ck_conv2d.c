@@ -190,7 +190,8 @@ static struct ck_view rows_of(const struct ck_gemm *g) {
   const bool one_range = g->weights->terms <= ck_gemm_range(g);
   const bool fits = ck_rows_under(run, b.rows) <= b.rows * b.cols * g->weights->terms / pitch;
   const bool shorter = b.cols < b.out_w || b.cols < g->kernels->gemm_rows;
-  const bool few = line <= MOST_VECTORS * run->op->kernels->lanes && w->dilation_w == 1;
+  const bool few =
+      line <= MOST_VECTORS * run->op->kernels->lanes && w->dilation_w == 1 && !ck_uses_parts(g);
   return few && fits && one_range && !shorter && !conflicts(run, view.row_step) ? view : none;
 }
 

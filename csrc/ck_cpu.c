@@ -6,6 +6,9 @@
 #if CK_X86
 #include <cpuid.h>
 #endif
+#if CK_X86 && defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #if CK_ARM64 && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -32,6 +35,28 @@ static const char *names_of(uint64_t has, const struct feature *table, size_t co
 
 #if CK_X86
 
+/* Whether the CPU has AMX-BF16, and Linux lets this process use it: the 8 KiB of tile registers are
+ * part of a thread's state, and their use is asked for once per process. */
+static bool ask_for_amx(void) {
+#if defined(__linux__) && defined(__x86_64__)
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 }; /* of asm/prctl.h */
+  enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };       /* of leaf 7, edx */
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+
+static bool has_amx(void) {
+  enum { UNKNOWN, NO, YES };
+  static _Atomic int known = UNKNOWN;
+  if (known == UNKNOWN) known = ask_for_amx() ? YES : NO;
+  return known == YES;
+}
+
 static bool cpu_has(ck_isa isa) {
   /* These builtins read cpuid, and xgetbv for what the operating system saves. */
   __builtin_cpu_init();
@@ -43,15 +68,16 @@ static bool cpu_has(ck_isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case CK_ISA_AMX: return cpu_has(CK_ISA_AVX512) && has_amx();
     default: return false;
   }
 }
 
 const char *ck_cpu_features(void) {
-  static const struct feature table[] = {{0, "sse2"},       {1, "sse4.2"},     {2, "avx"},
-                                         {3, "avx2"},       {4, "fma"},        {5, "avx512f"},
-                                         {6, "avx512bw"},   {7, "avx512vl"},   {8, "avx512dq"},
-                                         {9, "avx512vnni"}, {10, "avx512bf16"}};
+  static const struct feature table[] = {{0, "sse2"},       {1, "sse4.2"},      {2, "avx"},
+                                         {3, "avx2"},       {4, "fma"},         {5, "avx512f"},
+                                         {6, "avx512bw"},   {7, "avx512vl"},    {8, "avx512dq"},
+                                         {9, "avx512vnni"}, {10, "avx512bf16"}, {11, "amx"}};
   __builtin_cpu_init();
   unsigned has = 0;
   has |= !!__builtin_cpu_supports("sse2") << 0 | !!__builtin_cpu_supports("sse4.2") << 1;
@@ -59,7 +85,7 @@ const char *ck_cpu_features(void) {
   has |= !!__builtin_cpu_supports("fma") << 4 | !!__builtin_cpu_supports("avx512f") << 5;
   has |= !!__builtin_cpu_supports("avx512bw") << 6 | !!__builtin_cpu_supports("avx512vl") << 7;
   has |= !!__builtin_cpu_supports("avx512dq") << 8 | !!__builtin_cpu_supports("avx512vnni") << 9;
-  has |= !!__builtin_cpu_supports("avx512bf16") << 10;
+  has |= !!__builtin_cpu_supports("avx512bf16") << 10 | has_amx() << 11;
   return names_of(has, table, sizeof table / sizeof *table);
 }
 
@@ -162,7 +188,8 @@ __attribute__((visibility("default"))) const char *ck_compiler(void) {
 #endif
 }
 
-static const char *const isa_names[CK_ISA_COUNT] = {"scalar", "sse2", "avx2", "avx512", "neon"};
+static const char *const isa_names[CK_ISA_COUNT] = {"scalar", "sse2", "avx2",
+                                                    "avx512", "neon", "amx"};
 
 const char *ck_isa_name(ck_isa isa) { return (unsigned)isa < CK_ISA_COUNT ? isa_names[isa] : NULL; }
 

@@ -14,6 +14,9 @@ CK_DECLARE(avx512);
 #elif CK_ARM64
 CK_DECLARE(neon);
 #endif
+#if CK_AMX
+extern const struct ck_kernels ck_kernels_f32_amx;
+#endif
 
 static const struct ck_kernels *const tables[CK_ISA_COUNT][CK_DTYPE_COUNT] = {
     [CK_ISA_SCALAR] = CK_TABLES(scalar),
@@ -23,6 +26,9 @@ static const struct ck_kernels *const tables[CK_ISA_COUNT][CK_DTYPE_COUNT] = {
     [CK_ISA_AVX512] = CK_TABLES(avx512),
 #elif CK_ARM64
     [CK_ISA_NEON] = CK_TABLES(neon),
+#endif
+#if CK_AMX
+    [CK_ISA_AMX] = {&ck_kernels_f32_amx, &ck_kernels_f64_avx512},
 #endif
 };
 

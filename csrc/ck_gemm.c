@@ -54,6 +54,8 @@ static int64_t group_pixels(const struct ck_kernels *k) {
   return (int64_t)k->gemm_vectors * k->lanes;
 }
 
+bool ck_uses_parts(const struct ck_gemm *g) { return g->run->parts && g->weights->parts; }
+
 /* How a GEMM is cut. */
 struct cut {
   int64_t terms;  /* of one range, a multiple of the lanes */
@@ -85,10 +87,11 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t l2 = ck_cpu_l2_bytes() / k->element;
   const int64_t most = ck_max(k->lanes, l2 / 8 / w->panel_columns);
   const int64_t ranges = ck_ceil_div(w->terms, most);
-  const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), k->lanes);
+  const int64_t unit = ck_uses_parts(g) ? k->part_terms : k->lanes;
+  const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), unit);
   if (g->run->expand) return (struct cut){terms, ck_inverted_pixels(g->run)};
   const bool resident = w->terms < l2 / 2 / w->columns;
-  const int64_t step = planar(g) ? group_pixels(k) : k->gemm_rows;
+  const int64_t step = planar(g) ? group_pixels(k) : ck_uses_parts(g) ? k->part_rows : k->gemm_rows;
   const bool small = resident && !planar(g) && !likes_large(g->run);
   const int64_t steps = ck_max(1, (small ? l2 / 16 : l2 / 4) / (terms * step));
   const int64_t together = ck_round_up(pixels_together(g->run), step);
@@ -133,6 +136,12 @@ static int64_t tiles_of(int64_t pixels, const struct ck_kernels *k) {
   return ck_ceil_div(pixels, k->gemm_rows);
 }
 
+/* Bytes of a panel in parts. */
+static int64_t parts_size(const struct ck_gemm *g, const struct cut *cut, int64_t pixels) {
+  const struct ck_kernels *k = g->kernels;
+  return ck_uses_parts(g) ? ck_round_up(pixels, k->part_rows) * ck_parts_bytes(k, cut->terms) : 0;
+}
+
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const struct ck_kernels *k = g->kernels;
   const struct cut cut = cut_of(g);
@@ -141,8 +150,8 @@ ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const int64_t padded =
       planar(g) ? ck_round_up(pixels, group_pixels(k)) : tiles_of(pixels, k) * k->gemm_rows;
   const int64_t sums = crossed(g) ? 2 * pixels * g->weights->columns : 0;
-  *bytes = (size_t)((padded * cut.terms + sums) * k->element) + (size_t)pixels * sizeof(int64_t) +
-           4 * CK_ALIGN;
+  *bytes = (size_t)((padded * cut.terms + sums) * k->element + parts_size(g, &cut, pixels)) +
+           (size_t)pixels * sizeof(int64_t) + 5 * CK_ALIGN;
   return CK_OK;
 }
 
@@ -181,7 +190,9 @@ static struct ck_ahead panel_of_next(const struct ck_run *run) {
   const ck_op *next = run->next;
   if (!next || !next->gemms) return (struct ck_ahead){0};
   const struct ck_gemm_weights *w = &next->gemm[0];
-  return ahead_of(w->data, w->terms * ck_min(w->panel_columns, w->columns), next->kernels->element);
+  const int64_t columns = ck_min(w->panel_columns, w->columns);
+  if (w->parts) return ahead_of(w->parts, columns * ck_parts_bytes(next->kernels, w->terms), 1);
+  return ahead_of(w->data, w->terms * columns, next->kernels->element);
 }
 
 /* The weights of its depthwise, which are read before. */
@@ -283,6 +294,47 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   }
 }
 
+/* The same, in parts: the panel is converted, and one call goes through all panels of weights. */
+static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block,
+                           const struct ck_block *next, const struct ck_panel *panel, int64_t first,
+                           int64_t begin, int64_t end) {
+  const struct ck_kernels *k = g->kernels;
+  const struct ck_gemm_weights *w = g->weights;
+  const bool last = end == w->terms;
+  const int64_t column = ck_parts_bytes(k, w->terms), at = first * g->y_step;
+  void *y = ck_at_mut(g->y, at, k->element);
+  struct ck_parts_args args = {
+      .a = ck_at(panel->data, g->view.pixels ? begin : 0, k->element),
+      .offset = panel->offset,
+      .a_step = panel->row_step,
+      .a_next = panel->next,
+      .a_parts = panel->parts,
+      .b = w->data,
+      .b_parts = w->parts,
+      .b_terms = w->terms,
+      .panel_columns = w->panel_columns,
+      .bias = begin == 0 ? w->bias : NULL,
+      .residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL,
+      .c = y,
+      .c_step = g->y_step,
+      .rows = block->pixels,
+      .columns = w->columns,
+      .begin = begin,
+      .terms = end - begin,
+      .low = last ? g->activation.low : -INFINITY,
+      .high = last ? g->activation.high : INFINITY,
+      .ahead = {ahead_of((const char *)w->parts + column * w->panel_columns,
+                         column * (w->columns - w->panel_columns), 1)},
+  };
+  k->split_rows(&args);
+  if (last) args.ahead[1] = input_after(g, block, next);
+  if (last && !next) args.ahead[2] = panel_of_next(g->run);
+  if (last && !next) args.ahead[3] = g->run->later;
+  k->gemm_parts(&args);
+  if (last && g->activation.kind != CK_ACT_CLAMP)
+    k->activate(&(struct ck_act_args){y, block->pixels, w->columns, g->y_step, g->activation.kind});
+}
+
 /* NCHW: where a block begins in y, counted from the first image's first of this GEMM's planes. */
 static int64_t place_in_planes(const struct ck_gemm *g, const struct ck_block *block) {
   const struct ck_run *run = g->run;
@@ -348,11 +400,11 @@ static void place_pixels(int64_t *offset, const struct ck_deal *deal, int64_t ti
 
 /* The panel of a block, empty; `data` is where its elements go. */
 static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *block,
-                                const struct cut *cut, int64_t *offset, void *data) {
+                                const struct cut *cut, int64_t *offset, void *data, void *parts) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_view *view = &g->view;
   const int64_t group = group_pixels(k), tile_step = k->gemm_rows * cut->terms;
-  struct ck_panel panel = {.data = data, .lines = 1};
+  struct ck_panel panel = {.data = data, .lines = 1, .parts = parts};
   if (view->row_step) {
     if (view->pixels) /* nobody writes there */
       panel.data = (void *)ck_at(view->pixels, pixel_of(g, block) * view->row_step, k->element);
@@ -387,6 +439,8 @@ static void run_block(const struct ck_gemm *g, const struct cut *cut, const stru
     if (!g->view.pixels) g->fill(g->context, block, begin, end, panel);
     if (planar(g))
       multiply_planar(g, block, panel, begin, end);
+    else if (panel->parts)
+      multiply_parts(g, block, next, panel, first, begin, end);
     else
       multiply(g, block, next, panel, first, begin, end);
   }
@@ -421,11 +475,16 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
     if (g->residual) rows.residual = data;
     data = ck_align((char *)data + bytes);
   }
+  void *parts = NULL;
+  if (ck_uses_parts(g)) {
+    parts = data;
+    data = (char *)data + parts_size(g, &cut, pixels);
+  }
   for (int64_t i = 0; i < blocks; ++i) {
     const struct ck_block block = ck_block_at(&blocking, i);
     const struct ck_block after = ck_block_at(&blocking, i + 1),
                           *next = i + 1 < blocks ? &after : NULL;
-    const struct ck_panel panel = panel_of(g, &block, &cut, offset, data);
+    const struct ck_panel panel = panel_of(g, &block, &cut, offset, data, parts);
     if (crossed(g))
       cross_block(g, &rows, &cut, &block, next, &panel);
     else

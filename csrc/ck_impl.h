@@ -27,6 +27,16 @@
 #define CK_ARM64 0
 #endif
 
+/* Compilers know the instructions of AMX since gcc 11 and clang 12. */
+#if defined(__x86_64__) && defined(__has_include)
+#if __has_include(<amxbf16intrin.h>)
+#define CK_AMX 1
+#endif
+#endif
+#ifndef CK_AMX
+#define CK_AMX 0
+#endif
+
 #define CK_INLINE static inline __attribute__((always_inline))
 #define CK_LIKELY(x) __builtin_expect((x), 1)
 
@@ -66,6 +76,35 @@ struct ck_gemm_args {
   int vectors;     /* 1 .. CK_GEMM_VECTORS */
   double low, high;
   struct ck_ahead ahead[2]; /* weights, input; the kernel moves on in them */
+};
+
+/* c[rows][columns] = clamp(bias + a x b + residual), of numbers in parts, for all panels of b; see
+ * kernels/gemm_parts.tpl.h. */
+struct ck_parts_args {
+  const void *a;         /* a range of terms of some rows, as in ck_gemm_args: */
+  const int64_t *offset; /* where each row begins, in elements; or null: they are */
+  int64_t a_step;        /* so far apart; */
+  int64_t a_next;        /* from L terms of a row to its next L */
+  void *a_parts;         /* the same in parts */
+  const void *b, *b_parts;
+  int64_t b_terms, panel_columns; /* of b as it was packed */
+  const void *bias;               /* or null: the sum continues from c */
+  const void *residual;           /* laid out as c, or null */
+  void *c;
+  int64_t c_step;
+  int64_t rows, columns;
+  int64_t begin, terms; /* the range's first term, a multiple of part_terms, and how many */
+  double low, high;
+  struct ck_ahead ahead[4]; /* what is brought near, in this order */
+};
+
+/* A panel of b into parts. */
+struct ck_split_args {
+  void *to;
+  const void *from;
+  int64_t terms;
+  int vectors;
+  bool small; /* the answer: some column is of numbers too small to have parts */
 };
 
 /* So many rows of output a depthwise 3x3 makes at once, at most; of so many of input at stride 2.
@@ -269,6 +308,9 @@ struct ck_kernels {
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   bool gemm_halves; /* or MR x 3/2 L, at three quarters of the time of one of 2 L */
   int dw_rows;      /* output rows that a 3x3 kernel makes at once; a power of two */
+  int part_rows;    /* where numbers are multiplied in parts: rows that go together, */
+  int part_terms;   /* and terms, */
+  int part_bytes;   /* and bytes of a number */
 #define CK_KERNEL(name, args) void (*name)(args *);
 #include "ck_kernels.inc"
 #undef CK_KERNEL
@@ -291,7 +333,8 @@ struct ck_gemm_weights {
   int64_t panel_columns;
   ck_layout layout; /* NCHW: the left operand instead, tiles of channels [terms / L][MR][L] */
   void *data;
-  void *bias; /* columns rounded up to a panel */
+  void *bias;  /* columns rounded up to a panel */
+  void *parts; /* the same panels in parts; or null */
 };
 
 struct ck_dw_weights {
@@ -313,6 +356,11 @@ struct ck_group_weights {
 ck_status ck_pack_dw(const struct ck_kernels *k, const ck_window *window, int64_t groups,
                      int64_t group_in, int64_t group_out, const struct ck_group_weights *w,
                      const void *bias, struct ck_dw_weights *packed);
+/* Whether sums over so many terms, for so many columns, are faster in parts. */
+bool ck_parts_pay(const struct ck_kernels *k, int64_t terms, int64_t columns);
+/* Bytes in parts: of one row or column, and where the panel begins whose first column this is. */
+int64_t ck_parts_bytes(const struct ck_kernels *k, int64_t terms);
+int64_t ck_parts_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column);
 /* Columns of all panels, padding included. */
 int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w);
 /* The element at which the panel begins whose first column this is. */
@@ -364,6 +412,7 @@ struct ck_run {
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
   const ck_op *next;       /* what will run after it, if that is known */
   struct ck_ahead later;   /* weights of something after that, to be brought near */
+  bool parts;              /* large enough for weights in parts, where there are such */
   const ck_op *expand;     /* makes the channels of the image of those of x, see ck_inverted.c */
 };
 
@@ -425,6 +474,7 @@ struct ck_panel {
   const int64_t *offset;    /* one entry per pixel of the block; not in NCHW */
   int64_t elements;         /* in use, from data on */
   int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
+  void *parts;                /* room for the same in parts; or null */
 };
 
 /* A panel without tiles: the image where it lies, or padded rows of it that a fill has copied. Its
@@ -456,6 +506,7 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace);
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes);
 struct ck_blocking ck_gemm_blocking(const struct ck_gemm *g);
 int64_t ck_gemm_range(const struct ck_gemm *g); /* terms that are summed at once */
+bool ck_uses_parts(const struct ck_gemm *g);    /* numbers are multiplied in parts */
 
 /* The context of the fills of ck_pwconv.c, ck_conv2d.c and ck_deform.c: one group of channels. */
 struct ck_conv_fill {

@@ -66,6 +66,7 @@ static bool is_pointwise(const struct ck_run *run) {
 bool ck_may_expand(const struct ck_run *run, const struct ck_run *first) {
   const struct ck_op *op = run->op, *expand = first->op;
   if (!sums_alike(op, expand) || !is_pointwise(first) || !ck_dw_3x3(run)) return false;
+  if (first->parts && expand->gemm->parts) return false; /* which are summed in another order */
   const struct ck_kernels *k = op->kernels;
   const int64_t panel = expand->gemm->panel_columns;
   return panel % k->lanes == 0 &&

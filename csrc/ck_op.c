@@ -84,6 +84,10 @@ static ck_status check_deform(const struct ck_run *run) {
   return CK_OK;
 }
 
+/* Of fewer pixels an image's sums wait for their weights, which in parts take half as much again.
+ */
+enum { PARTS_PIXELS = 16 };
+
 ck_status ck_check_run(struct ck_run *run) {
   const ck_image *i = &run->image;
   const ck_conv *conv = &run->op->conv;
@@ -105,6 +109,7 @@ ck_status ck_check_run(struct ck_run *run) {
   const ck_status status = ck_output_size(&conv->window, i, &run->out_h, &run->out_w);
   if (status != CK_OK) return status;
   run->out_channels = channels_out(run->op->kind, conv, i);
+  run->parts = run->out_h >= PARTS_PIXELS || run->out_w >= ck_ceil_div(PARTS_PIXELS, run->out_h);
   if (!ck_array_fits(i->batch, i->height, i->width, i->channels, element) ||
       !ck_array_fits(i->batch, run->out_h, run->out_w, run->out_channels, element))
     return CK_E_OVERFLOW;
@@ -148,6 +153,7 @@ void ck_op_destroy(ck_op *op) {
   if (!op) return;
   for (int64_t g = 0; g < op->gemms; ++g) {
     ck_free(op->gemm[g].data);
+    ck_free(op->gemm[g].parts);
     ck_free(op->gemm[g].bias);
   }
   ck_free(op->gemm);
@@ -199,10 +205,12 @@ static bool is_pointwise(const ck_conv *conv) {
   return conv->window.kernel_h == 1 && conv->window.kernel_w == 1;
 }
 
-/* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
-static bool planes_pay(const ck_conv *conv) {
+/* A pointwise convolution of few channels takes not much longer than a conversion of the image. But
+ * sums in parts are of pixels. */
+static bool planes_pay(const ck_op *op) {
+  const ck_conv *conv = &op->conv;
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  return is_pointwise(conv) && in * out < 256 * (in + out);
+  return is_pointwise(conv) && in * out < 256 * (in + out) && !ck_parts_pay(op->kernels, in, out);
 }
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
@@ -262,7 +270,7 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
     status = pack_depthwise(op, &seen, bias);
   } else if (status == CK_OK) {
     status = groups_share(op) ? pack_shared_groups(op, w, bias)
-                              : pack_groups(op, planes_pay(conv) ? conv->layout : CK_NHWC, w, bias);
+                              : pack_groups(op, planes_pay(op) ? conv->layout : CK_NHWC, w, bias);
   }
   return finish(status, op, out);
 }

@@ -42,10 +42,52 @@ static int64_t panels_time(const struct ck_kernels *k, int64_t columns, int64_t 
 }
 
 /* Two vectors; or one and a half, as for 40 columns, which are 24 and 16. */
-static int64_t panel_columns(const struct ck_kernels *k, ck_layout layout, int64_t columns) {
+static int64_t panel_columns(const struct ck_kernels *k, ck_layout layout, int64_t terms,
+                             int64_t columns) {
   const int64_t two = (int64_t)k->gemm_vectors * k->lanes, less = two - k->lanes / 2;
-  if (layout == CK_NCHW || !k->gemm_halves) return two;
+  if (layout == CK_NCHW || !k->gemm_halves || ck_parts_pay(k, terms, columns)) return two;
   return panels_time(k, columns, less) < panels_time(k, columns, two) ? less : two;
+}
+
+/* A register takes so many terms, and two of them so many columns; with fewer they idle, and
+ * conversions and ends of sums take longer than is gained (measured on Granite Rapids). */
+enum { LEAST_PART_TERMS = 32, LEAST_PART_COLUMNS = 48 };
+
+bool ck_parts_pay(const struct ck_kernels *k, int64_t terms, int64_t columns) {
+  return k->gemm_parts && terms >= LEAST_PART_TERMS && columns >= LEAST_PART_COLUMNS;
+}
+
+int64_t ck_parts_bytes(const struct ck_kernels *k, int64_t terms) {
+  return ck_round_up(terms, k->part_terms) * k->part_bytes;
+}
+
+int64_t ck_parts_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column) {
+  return column * ck_parts_bytes(k, w->terms); /* of whole vectors */
+}
+
+/* The panels once more, in parts; or none, where weights are too small for that. */
+static ck_status pack_parts(const struct ck_kernels *k, struct ck_gemm_weights *packed) {
+  const ck_status status = alloc_elements(ck_panels_width(k, packed),
+                                          ck_parts_bytes(k, packed->terms), 1, &packed->parts);
+  if (status != CK_OK) return status;
+  bool small = false;
+  const uint64_t saved = ck_fp_enter();
+  for (int64_t first = 0; first < packed->columns && !small; first += packed->panel_columns) {
+    const int64_t n = ck_min(packed->panel_columns, packed->columns - first);
+    struct ck_split_args split = {
+        .to = (char *)packed->parts + ck_parts_at(k, packed, first),
+        .from = ck_at(packed->data, ck_panel_at(k, packed, first), k->element),
+        .terms = packed->terms,
+        .vectors = (int)ck_ceil_div(n, k->lanes)};
+    k->split_columns(&split);
+    small = split.small;
+  }
+  ck_fp_leave(saved);
+  if (small) {
+    ck_free(packed->parts);
+    packed->parts = NULL;
+  }
+  return CK_OK;
 }
 
 int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w) {
@@ -103,7 +145,7 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   if (columns > INT64_MAX / 2 || terms > INT64_MAX - k->lanes) return CK_E_OVERFLOW;
   packed->terms = terms;
   packed->columns = columns;
-  packed->panel_columns = panel_columns(k, layout, columns);
+  packed->panel_columns = panel_columns(k, layout, terms, columns);
   packed->layout = layout;
   const int64_t padded = ck_round_up(columns, k->lanes);
   const bool planar = layout == CK_NCHW;
@@ -117,7 +159,7 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
     pack_tiles(k, w, packed);
   else
     pack_panels(k, window, in_channels, w, packed);
-  return CK_OK;
+  return !planar && ck_parts_pay(k, terms, columns) ? pack_parts(k, packed) : CK_OK;
 }
 
 struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,
@@ -126,6 +168,7 @@ struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct 
   some.columns = columns.end - columns.begin;
   some.data = ck_at_mut(w->data, ck_panel_at(k, w, columns.begin), k->element);
   some.bias = ck_at_mut(w->bias, columns.begin, k->element);
+  if (w->parts) some.parts = (char *)w->parts + ck_parts_at(k, w, columns.begin);
   return some;
 }
 

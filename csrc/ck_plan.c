@@ -68,9 +68,11 @@ struct ck_plan {
 
 /* ---------------------------------------------------------------------- what the steps are */
 
-static int64_t gemm_bytes(const ck_op *op, int64_t group) {
+static int64_t gemm_bytes(const ck_op *op, int64_t group, bool parts) {
   const struct ck_gemm_weights *w = &op->gemm[group];
-  return w->terms * ck_panels_width(op->kernels, w) * op->kernels->element;
+  const struct ck_kernels *k = op->kernels;
+  const int64_t column = parts && w->parts ? ck_parts_bytes(k, w->terms) : w->terms * k->element;
+  return column * ck_panels_width(k, w);
 }
 
 static int64_t weight_bytes(const struct ck_run *run) {
@@ -80,7 +82,7 @@ static int64_t weight_bytes(const struct ck_run *run) {
   const bool spatial = op->kind == CK_OP_SPATIAL;
   const int64_t taps = spatial ? w->kernel_h + w->kernel_w : w->kernel_h * w->kernel_w;
   int64_t bytes = op->dw.channels * (op->gemms ? 1 : run->group_in) * taps * element;
-  for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(op, g);
+  for (int64_t g = 0; g < op->gemms; ++g) bytes += gemm_bytes(op, g, run->parts);
   return bytes;
 }
 
@@ -500,7 +502,7 @@ static void look_further(struct ck_plan *p) {
     const struct step *s = &p->step[p->group[n].first];
     if (is_banded(&p->group[n]) || !waits_for_weights(&s->run)) continue;
     const char *weights = s->said.op->gemm->data;
-    bring_near(p, n, (struct ck_ahead){weights, weights + gemm_bytes(s->said.op, 0)});
+    bring_near(p, n, (struct ck_ahead){weights, weights + gemm_bytes(s->said.op, 0, false)});
   }
 }
 

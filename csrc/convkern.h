@@ -38,6 +38,7 @@ typedef enum ck_isa {
   CK_ISA_AVX2,   /* AVX2 and FMA */
   CK_ISA_AVX512, /* AVX-512 F, BW, VL, DQ */
   CK_ISA_NEON,
+  CK_ISA_AMX, /* AVX512, and AMX-BF16 for matrix products of float32 in three parts */
   CK_ISA_COUNT,
 } ck_isa;
 

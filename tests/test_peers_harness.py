@@ -118,6 +118,7 @@ def test_a_wrong_output_is_refused(wrong):
 def test_peers_that_cannot_be_held_are_not_compared(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     assert hold_to("avx512", "avx512") == list(PEERS)
+    assert hold_to("avx512", "amx") == list(PEERS)
     assert os.environ == {}
     assert hold_to("avx2", "avx512") == ["torch", "openvino"]
     assert os.environ["ONEDNN_MAX_CPU_ISA"] == "AVX2"

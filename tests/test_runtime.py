@@ -8,7 +8,7 @@ from cases import EXAMPLES, example, python
 
 import convkern as ck
 
-TOKENS = {"scalar", "sse2", "avx2", "avx512", "neon"}
+TOKENS = {"scalar", "sse2", "avx2", "avx512", "neon", "amx"}
 
 
 def test_available_isas():

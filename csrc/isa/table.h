@@ -1,5 +1,9 @@
 /* Included last by each ck_isa_<isa>.c: the kernels, written once over the verbs, and their table.
  */
+#define CK_KERNEL(name, args) void CK_FN(name)(args *);
+#define CK_PARTS_KERNEL(name, args)
+#include "ck_kernels.inc"
+#undef CK_KERNEL
 #include "kernels/common.tpl.h"
 #include "kernels/gemm.tpl.h"
 #include "kernels/fill.tpl.h"
@@ -23,6 +27,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .gemm_halves = VF_HAS_HALVES,
     .dw_rows = VF_DW_ROWS,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
+#define CK_PARTS_KERNEL(name, args) .name = NULL,
 #include "ck_kernels.inc"
 #undef CK_KERNEL
 };

@@ -3,6 +3,8 @@
 #ifndef CK_TARGET_H
 #define CK_TARGET_H
 
+#define CK_NO_INLINE __attribute__((noinline))
+
 #define CK_PRAGMA(x) _Pragma(#x)
 
 #if defined(__clang__)

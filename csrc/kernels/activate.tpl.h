@@ -78,7 +78,7 @@ CK_INLINE void activate_rows(const struct ck_act_args *a, const ck_act_kind kind
   }
 }
 
-static void CK_FN(activate)(const struct ck_act_args *a) {
+void CK_FN(activate)(const struct ck_act_args *a) {
   switch (a->kind) {
     case CK_ACT_HARDSWISH: activate_rows(a, CK_ACT_HARDSWISH); break;
     case CK_ACT_HARDSIGMOID: activate_rows(a, CK_ACT_HARDSIGMOID); break;
@@ -89,7 +89,7 @@ static void CK_FN(activate)(const struct ck_act_args *a) {
 }
 
 /* A residual onto elements that are still in L1. */
-static void CK_FN(add_clamp)(const struct ck_add_args *a) {
+void CK_FN(add_clamp)(const struct ck_add_args *a) {
   const vf low = vf_set1((real)a->low), high = vf_set1((real)a->high);
   real *y = a->y;
   const real *residual = a->residual;

@@ -285,7 +285,7 @@ CK_INLINE void deform_samples(const struct ck_deform_args *d, int64_t first, int
   }
 }
 
-static void CK_FN(deform)(const struct ck_deform_args *d) {
+void CK_FN(deform)(const struct ck_deform_args *d) {
   const struct deform_target t = deform_target_of(d);
   const enum deform_size size = deform_size_of(&t);
   const bool fits = deform_fits(d);

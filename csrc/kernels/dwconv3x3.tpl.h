@@ -159,5 +159,5 @@ CK_INLINE void dw3x3(const struct ck_dw_args *d, const int stride) {
     dw3x3_rows(d, stride, 1);
 }
 
-static void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) { dw3x3(d, 1); }
-static void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) { dw3x3(d, 2); }
+void CK_FN(dwconv3x3s1)(const struct ck_dw_args *d) { dw3x3(d, 1); }
+void CK_FN(dwconv3x3s2)(const struct ck_dw_args *d) { dw3x3(d, 2); }

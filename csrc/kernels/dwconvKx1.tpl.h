@@ -67,7 +67,7 @@ CK_INLINE void column_line(const struct ck_column_args *d, const bool two) {
   for (; x < d->pixels; ++x) column_channels(d, x, 1, two);
 }
 
-static void CK_FN(dwconvKx1)(const struct ck_column_args *d) {
+void CK_FN(dwconvKx1)(const struct ck_column_args *d) {
   if (d->shift)
     column_line(d, true);
   else

@@ -173,7 +173,7 @@ DW_INSTANCES(5)
 DW_INSTANCES(7)
 DW_INSTANCES(9)
 
-static void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
+void CK_FN(dwconvKxK)(const struct ck_dw_row_args *d) {
 #define DW_STRIDES(width) \
   { CK_FN(dwconv##width##wide1), CK_FN(dwconv##width##wide2), CK_FN(dwconv##width##wide3) }
   static void (*const instances[4][3])(const struct ck_dw_row_args *) = {
@@ -246,7 +246,7 @@ CK_INLINE void dw_stage_spread(const struct ck_stage_args *s, const real_bits *l
       for (int j = 0; j < VF_LANES; ++j) to[m * s->member_step + j] = from[(int64_t)lane[j] + m];
 }
 
-static void CK_FN(dw_stage)(const struct ck_stage_args *s) {
+void CK_FN(dw_stage)(const struct ck_stage_args *s) {
   if (s->group_in == 1 && s->group_out == 1) {
     dw_stage_plain(s, s->to);
     return;

@@ -28,7 +28,7 @@ CK_INLINE void fill_pixels(const struct ck_fill_args *f, const bool zero) {
   }
 }
 
-static void CK_FN(fill)(const struct ck_fill_args *f) {
+void CK_FN(fill)(const struct ck_fill_args *f) {
   if (f->src)
     fill_pixels(f, false);
   else

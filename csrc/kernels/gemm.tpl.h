@@ -193,7 +193,7 @@ static void gemm_narrow(struct ck_gemm_args *g) {
 #include "kernels/gemm_halves.tpl.h"
 #endif
 
-static void CK_FN(gemm)(struct ck_gemm_args *g) {
+void CK_FN(gemm)(struct ck_gemm_args *g) {
 #if VF_HAS_HALVES
   if (g->vectors == 2 && g->columns <= VF_LANES + VF_LANES / 2) {
     gemm_halves(g);

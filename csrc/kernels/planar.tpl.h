@@ -29,7 +29,7 @@ CK_INLINE void planar_copy_row(real *to, const real *from, int64_t n, int64_t st
 }
 
 /* One term of some rows of pixels into the panel; a null source writes zeros. */
-static void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
+void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
   const int64_t group = (int64_t)GEMM_MAX_VECTORS * VF_LANES;
   for (int64_t r = 0; r < f->rows; ++r) {
     const real *from = f->src ? (const real *)f->src + r * f->src_row : NULL;
@@ -51,7 +51,7 @@ static void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
 /* Rectangles of a plane; with a step the columns of one residue modulo the stride, side by side: a
  * depthwise tap then reads neighbours, whatever the stride. Rows of at most a vector, which late
  * layers are made of, share their masks. */
-static void CK_FN(planar_copy)(const struct ck_planar_copy_args *c) {
+void CK_FN(planar_copy)(const struct ck_planar_copy_args *c) {
   const int64_t src_row = c->src_row, to_row = c->to_row, step = c->step;
   for (const struct ck_move *m = c->move, *end = m + c->moves; m < end; ++m) {
     const real *from = (const real *)c->src + m->from;
@@ -175,7 +175,7 @@ CK_INLINE void planar_channel(const struct ck_dw_planar_args *d, const int strid
 
 /* One channel: each output is the sum over the taps of its plane, shifted, times its weight. Row by
  * row, sharing input takes nine weights at hand. */
-static void CK_FN(dwconv_planar)(const struct ck_dw_planar_args *d) {
+void CK_FN(dwconv_planar)(const struct ck_dw_planar_args *d) {
   if (d->window == CK_PLANAR_3X3)
     planar_channel(d, 1, 1, true);
   else if (d->window == CK_PLANAR_3X3_S2)

@@ -135,14 +135,14 @@ CK_INLINE void pool_rows(const struct ck_pool_args *a, const bool max, const boo
   }
 }
 
-static void CK_FN(pool_max)(const struct ck_pool_args *a) {
+void CK_FN(pool_max)(const struct ck_pool_args *a) {
   if (a->every_other)
     pool_rows(a, true, true);
   else
     pool_rows(a, true, false);
 }
 
-static void CK_FN(pool_sum)(const struct ck_pool_args *a) {
+void CK_FN(pool_sum)(const struct ck_pool_args *a) {
   if (a->every_other)
     pool_rows(a, false, true);
   else
@@ -150,7 +150,7 @@ static void CK_FN(pool_sum)(const struct ck_pool_args *a) {
 }
 
 /* Copy the first n elements of each pixel. */
-static void CK_FN(pool_pick)(const struct ck_pool_args *a) {
+void CK_FN(pool_pick)(const struct ck_pool_args *a) {
   const real *in = a->in;
   real *out = a->out;
   for (int64_t p = 0; p < a->pixels; ++p, in += a->in_step, out += a->out_step)
@@ -184,7 +184,7 @@ CK_INLINE void pool_few_planes(const real *in, real *out, int64_t n, real diviso
   }
 }
 
-static void CK_FN(pool_planes)(const struct ck_pool_args *a) {
+void CK_FN(pool_planes)(const struct ck_pool_args *a) {
   const real *in = a->in;
   real *out = a->out;
   int64_t p = 0;

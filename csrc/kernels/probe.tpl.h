@@ -1,6 +1,6 @@
 /* The FMA peak: as many independent chains as the registers hold, nothing else. A sum is its own
  * addend, because NEON's FMA overwrites that; it grows by about a hundredth. */
-static void CK_FN(probe_fma)(struct ck_probe_args *p) {
+void CK_FN(probe_fma)(struct ck_probe_args *p) {
   enum { CHAINS = VF_REGISTERS == 32 ? 24 : 12 };
   const vf scale = vf_set1((real)1e-7);
   vf sum[CHAINS];

@@ -66,7 +66,7 @@ CK_INLINE void transpose_matrix(const struct ck_transpose_args *a, const real *f
   }
 }
 
-static void CK_FN(transpose)(const struct ck_transpose_args *a) {
+void CK_FN(transpose)(const struct ck_transpose_args *a) {
   for (int64_t m = 0; m <= a->more; ++m)
     transpose_matrix(a, (const real *)a->from + m * a->from_more, (real *)a->to + m * a->to_more);
 }

@@ -1,0 +1,344 @@
+/* float32 by matrix units that multiply bf16: a number is the sum of three bf16 (the nearest to it,
+ * the nearest to what is left, and what is left of that), and a product that of six of the nine
+ * products of these. The three that are left out are together at most two roundings of float32, of
+ * the K + 1 that sums of K terms may be off by. Henry, Tang, Heinecke, "Leveraging the bfloat16
+ * Artificial Intelligence Datatype For Higher-Precision Computations", arXiv 1904.06376, 2019.
+ *
+ * The left operand is [rows / L][terms / 2L][3][L][L], the right one [terms / 2L][columns /
+ * L][3][L] [L], of pairs of bf16: terms t and t + L, in 4 bytes. A [L][L] of them is what a
+ * register of matrices holds. Terms that do not exist are zero; rows that do not are anything, for
+ * each row has sums of its own.
+ *
+ * The six products of 2L terms are added to the sums one after the other, whatever is beside them,
+ * so that tiles of any size give the same bits. Infinite numbers have no parts, and a sum with one
+ * comes out as NaN; so do sums near the largest number. They are made again by FMAs, each for
+ * itself. Numbers below 2^-102 have no third part, then no second: a row of nothing else is given a
+ * NaN, so that it is made again too.
+ */
+enum { PARTS = 3, PARTS_TERMS = 2 * VF_LANES, PARTS_TILES = 2, PARTS_SUMS = VT_ROWS * VF_LANES };
+enum { PART_BYTES = VT_ROWS * VT_BYTES };
+
+CK_INLINE void split_pair(char *to, vf a, vf b) {
+  CK_UNROLL
+  for (int i = 0; i + 1 < PARTS; ++i, to += PART_BYTES) {
+    const vf near_a = vt_round(a), near_b = vt_round(b);
+    vt_store_pair(to, near_a, near_b);
+    a = vf_sub(a, near_a);
+    b = vf_sub(b, near_b);
+  }
+  vt_store_pair(to, a, b);
+}
+
+CK_INLINE const real *parts_row(const struct ck_parts_args *p, int64_t row) {
+  return (const real *)p->a + (p->offset ? p->offset[row] : row * p->a_step);
+}
+
+/* 2L terms of one row, the first of which is at `from`. */
+CK_INLINE void split_terms(char *to, const real *from, int64_t next, vf_tail one, vf_tail two) {
+  split_pair(to, vf_load_n(from, one), vf_load_n(from + next, two));
+}
+
+/* Rows with small numbers whose largest is below 2^-80. */
+static void split_small_rows(const struct ck_parts_args *p) {
+  enum { NOT_A_NUMBER = 0x7FC0 };
+  const int64_t tile = ck_ceil_div(p->terms, PARTS_TERMS) * PARTS * PART_BYTES;
+  for (int64_t r = 0; r < p->rows; ++r) {
+    const real *row = parts_row(p, r);
+    char *first = (char *)p->a_parts + r / VT_ROWS * tile + r % VT_ROWS * VT_BYTES, *to = first;
+    real largest = 0;
+    vt_underflow();
+    for (int64_t t = 0; t < p->terms; t += PARTS_TERMS, to += PARTS * PART_BYTES)
+      split_terms(to, row + t / VF_LANES * p->a_next, p->a_next, vf_first(p->terms - t),
+                  vf_first(p->terms - t - VF_LANES));
+    if (!vt_underflow()) continue;
+    for (int64_t t = 0; t < p->terms; ++t) {
+      const real size = fabsf(row[t / VF_LANES * p->a_next + t % VF_LANES]);
+      largest = size > largest ? size : largest;
+    }
+    if (largest < 0x1p-80f) *(uint16_t *)first = NOT_A_NUMBER;
+  }
+}
+
+void CK_FN(split_rows)(const struct ck_parts_args *p) {
+  char *to = p->a_parts;
+  vt_underflow();
+  for (int64_t first = 0; first < p->rows; first += VT_ROWS) {
+    const int64_t rows = ck_min(VT_ROWS, p->rows - first), next = p->a_next;
+    int64_t from = 0;
+    for (int64_t left = p->terms; left > 0; left -= PARTS_TERMS, from += 2 * next) {
+      const vf_tail one = vf_first(left), two = vf_first(left - VF_LANES);
+      for (int64_t r = 0; r < rows; ++r)
+        split_terms(to + r * VT_BYTES, parts_row(p, first + r) + from, next, one, two);
+      to += PARTS * PART_BYTES;
+    }
+  }
+  if (vt_underflow()) split_small_rows(p);
+}
+
+/* The largest of each column. */
+static bool has_small_columns(const struct ck_split_args *s) {
+  const int64_t step = s->vectors * VF_LANES;
+  for (int64_t n = 0; n < step; ++n) {
+    real largest = 0;
+    for (int64_t t = 0; t < s->terms; ++t)
+      largest = fmaxf(largest, fabsf(((const real *)s->from)[t * step + n]));
+    if (largest > 0 && largest < 0x1p-80f) return true;
+  }
+  return false;
+}
+
+void CK_FN(split_columns)(struct ck_split_args *s) {
+  const int64_t step = s->vectors * VF_LANES;
+  const real *from = s->from;
+  char *to = s->to;
+  vt_underflow();
+  for (int64_t left = s->terms; left > 0; left -= PARTS_TERMS, from += PARTS_TERMS * step)
+    for (int v = 0; v < s->vectors; ++v, to += PARTS * PART_BYTES)
+      for (int i = 0; i < VF_LANES; ++i)
+        split_terms(to + i * VT_BYTES, from + i * step + v * VF_LANES, VF_LANES * step,
+                    vf_first(i < left ? VF_LANES : 0),
+                    vf_first(i + VF_LANES < left ? VF_LANES : 0));
+  s->small = vt_underflow() && has_small_columns(s);
+}
+
+/* A panel of columns. */
+struct parts_panel {
+  const real *bias, *residual;
+  real *c;
+  int64_t columns, vectors;
+  int64_t b;           /* where it begins in b, */
+  const char *b_parts; /* and in parts */
+};
+
+CK_INLINE struct parts_panel parts_panel_at(const struct ck_parts_args *p, int64_t column) {
+  const int64_t columns = ck_min(p->panel_columns, p->columns - column);
+  const int64_t width = ck_round_up(columns, VF_LANES),
+                pairs = ck_round_up(p->b_terms, PARTS_TERMS);
+  return (struct parts_panel){
+      .bias = p->bias ? (const real *)p->bias + column : NULL,
+      .residual = p->residual ? (const real *)p->residual + column : NULL,
+      .c = (real *)p->c + column,
+      .columns = columns,
+      .vectors = width / VF_LANES,
+      .b = column * p->b_terms + width * p->begin,
+      .b_parts = (const char *)p->b_parts +
+                 (column * pairs + width * p->begin) * PARTS * (int64_t)sizeof(uint16_t),
+  };
+}
+
+/* Sums that are done, [tiles][vectors][L][L], and go to c while the next are made. */
+struct parts_out {
+  struct parts_panel panel;
+  real *sums;
+  int64_t row, rows; /* the first of c, and how many */
+  int64_t done;
+  vf zero; /* NaN where one of those that are done is infinite or NaN */
+};
+
+CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, int64_t rows,
+                         const int vectors) {
+  const vf low = vf_set1((real)p->low), high = vf_set1((real)p->high);
+  const real *bias = out->panel.bias, *residual = out->panel.residual, *all = out->sums;
+  const int64_t end = ck_min(out->rows, out->done + rows), c_step = p->c_step, row = out->row;
+  real *c = out->panel.c;
+  vf zero = out->zero, first[PARTS_TILES];
+  vf_tail tail[PARTS_TILES];
+  CK_UNROLL
+  for (int j = 0; j < vectors; ++j) {
+    tail[j] = vf_first(out->panel.columns - j * VF_LANES);
+    first[j] = bias ? vf_load(bias + j * VF_LANES) : vf_zero();
+  }
+  for (int64_t r = out->done; r < end; ++r) {
+    const real *sums = all + r / VT_ROWS * vectors * PARTS_SUMS + r % VT_ROWS * VF_LANES;
+    const int64_t at = (row + r) * c_step;
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j) {
+      vf sum = vf_load(sums + j * PARTS_SUMS);
+      zero = vf_fma(sum, vf_zero(), zero);
+      sum = vf_add(sum, bias ? first[j] : vf_load_n(c + at + j * VF_LANES, tail[j]));
+      if (residual) sum = vf_add(sum, vf_load_n(residual + at + j * VF_LANES, tail[j]));
+      vf_store_n(c + at + j * VF_LANES, tail[j], vf_min(high, vf_max(low, sum)));
+    }
+  }
+  out->zero = zero;
+  out->done = ck_max(out->done, end);
+}
+
+CK_INLINE void parts_put_rows(const struct ck_parts_args *p, struct parts_out *out, int64_t rows) {
+  if (out->panel.vectors > 1)
+    parts_put(p, out, rows, 2);
+  else
+    parts_put(p, out, rows, 1);
+}
+
+/* What goes on while matrices are multiplied: so many rows leave per product, and so many lines of
+ * memory are brought near. */
+enum { AHEADS = 4 };
+struct parts_meanwhile {
+  struct parts_out out;
+  int64_t rows, lines;
+  struct ck_ahead ahead[AHEADS];
+  int64_t now; /* which of them */
+};
+
+CK_NO_INLINE static void parts_do(const struct ck_parts_args *p, struct parts_meanwhile *m) {
+  parts_put_rows(p, &m->out, m->rows);
+  for (int64_t i = m->lines; i > 0 && m->now < AHEADS;) {
+    struct ck_ahead *ahead = &m->ahead[m->now];
+    if (ahead->at >= ahead->end) {
+      ++m->now;
+      continue;
+    }
+    __builtin_prefetch(ahead->at, 0, 2);
+    ahead->at += CK_ALIGN;
+    --i;
+  }
+}
+
+/* Operands of one or two tiles of rows, and of one or two vectors of columns. */
+struct parts_place {
+  const char *a, *b;
+  int64_t a_tile; /* bytes */
+};
+
+CK_INLINE void parts_load_rows(const struct parts_place *at, int part, const int tiles) {
+  const char *a = at->a + part * PART_BYTES;
+  VT_LOAD(4, a);
+  if (tiles > 1) VT_LOAD(5, a + at->a_tile);
+}
+
+CK_INLINE void parts_load_columns(const struct parts_place *at, int part, const int vectors) {
+  const char *b = at->b + part * PART_BYTES;
+  VT_LOAD(6, b);
+  if (vectors > 1) VT_LOAD(7, b + PARTS * PART_BYTES);
+}
+
+CK_INLINE void parts_dot(const struct ck_parts_args *p, struct parts_meanwhile *m, const int tiles,
+                         const int vectors) {
+  VT_DOT(0, 4, 6);
+  if (vectors > 1) VT_DOT(1, 4, 7);
+  if (tiles > 1) VT_DOT(2, 5, 6);
+  if (tiles > 1 && vectors > 1) VT_DOT(3, 5, 7);
+  parts_do(p, m);
+}
+
+/* The six products of 2L terms, the largest last; each shares an operand with the one before it. */
+CK_INLINE void parts_add_terms(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                               const struct parts_place *at, const int tiles, const int vectors) {
+  parts_load_rows(at, 0, tiles);
+  parts_load_columns(at, 2, vectors);
+  parts_dot(p, m, tiles, vectors);
+  parts_load_columns(at, 1, vectors);
+  parts_dot(p, m, tiles, vectors);
+  parts_load_rows(at, 1, tiles);
+  parts_dot(p, m, tiles, vectors);
+  parts_load_columns(at, 0, vectors);
+  parts_dot(p, m, tiles, vectors);
+  parts_load_rows(at, 2, tiles);
+  parts_dot(p, m, tiles, vectors);
+  parts_load_rows(at, 0, tiles);
+  parts_dot(p, m, tiles, vectors);
+}
+
+CK_INLINE void parts_sum(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                         struct parts_place at, real *sums, const int tiles, const int vectors) {
+  VT_ZERO(0);
+  if (vectors > 1) VT_ZERO(1);
+  if (tiles > 1) VT_ZERO(2);
+  if (tiles > 1 && vectors > 1) VT_ZERO(3);
+  for (int64_t left = p->terms; left > 0; left -= PARTS_TERMS) {
+    parts_add_terms(p, m, &at, tiles, vectors);
+    at.a += PARTS * PART_BYTES;
+    at.b += vectors * PARTS * PART_BYTES;
+  }
+  VT_STORE(0, sums);
+  if (vectors > 1) VT_STORE(1, sums + PARTS_SUMS);
+  if (tiles > 1) VT_STORE(2, sums + vectors * PARTS_SUMS);
+  if (tiles > 1 && vectors > 1) VT_STORE(3, sums + 3 * PARTS_SUMS);
+}
+
+/* Make those sums again that are infinite or NaN, row by row. */
+static void parts_again(const struct ck_parts_args *p, const struct parts_out *out) {
+  static const real no_bias[PARTS_TILES * VF_LANES] = {0};
+  const int64_t vectors = out->panel.vectors;
+  real again[PARTS_TILES * VF_LANES];
+  struct ck_gemm_args g = {.b = (const real *)p->b + out->panel.b,
+                           .bias = no_bias,
+                           .c = again,
+                           .a_run = VF_LANES,
+                           .a_next = p->a_next,
+                           .tiles = 1,
+                           .terms = p->terms,
+                           .columns = vectors * VF_LANES,
+                           .rows = 1,
+                           .vectors = (int)vectors,
+                           .low = -INFINITY,
+                           .high = INFINITY};
+  for (int64_t r = 0; r < out->rows; ++r) {
+    g.a = parts_row(p, out->row + r);
+    CK_AVX512_FN(gemm)(&g);
+    for (int64_t v = 0; v < vectors; ++v) {
+      real *sums = out->sums + (r / VT_ROWS * vectors + v) * PARTS_SUMS + r % VT_ROWS * VF_LANES;
+      for (int64_t j = 0; j < VF_LANES; ++j)
+        if (!isfinite(sums[j])) sums[j] = again[v * VF_LANES + j];
+    }
+  }
+}
+
+/* All that has not left yet. Sums are looked at on the way; those that continue what was in c
+ * before, since they cannot leave twice. */
+static void parts_finish(const struct ck_parts_args *p, struct parts_out *out) {
+  parts_put_rows(p, out, out->rows);
+  if (vt_no_nan(out->zero) || !p->bias) return;
+  parts_again(p, out);
+  out->done = 0;
+  parts_put_rows(p, out, out->rows);
+}
+
+CK_INLINE void parts_tiles(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                           const struct parts_panel *panel, real *sums, const int vectors) {
+  enum { SUMS = PARTS_TILES * PARTS_TILES * PARTS_SUMS };
+  const int64_t tile = ck_ceil_div(p->terms, PARTS_TERMS) * PARTS * PART_BYTES;
+  struct parts_place at = {p->a_parts, panel->b_parts, tile};
+  for (int64_t row = 0; row < p->rows; row += PARTS_TILES * VT_ROWS, at.a += PARTS_TILES * tile) {
+    const int64_t rows = ck_min(PARTS_TILES * VT_ROWS, p->rows - row);
+    real *to = m->out.sums == sums ? sums + SUMS : sums;
+    if (rows > VT_ROWS)
+      parts_sum(p, m, at, to, PARTS_TILES, vectors);
+    else
+      parts_sum(p, m, at, to, 1, vectors);
+    parts_finish(p, &m->out);
+    m->out = (struct parts_out){*panel, to, row, rows, 0, vf_zero()};
+    if (!p->bias) parts_again(p, &m->out);
+  }
+}
+
+static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
+  enum { ROWS = PARTS_TILES * VT_ROWS, PRODUCTS = 6, MOST_LINES = 4 };
+  const int64_t products = PRODUCTS * ck_ceil_div(p->terms, PARTS_TERMS);
+  const int64_t all =
+      products * ck_ceil_div(p->rows, ROWS) * ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
+  struct parts_meanwhile m = {.rows = ck_ceil_div(ROWS, products)};
+  int64_t lines = 0;
+  for (int i = 0; i < AHEADS; ++i) {
+    m.ahead[i] = p->ahead[i];
+    lines += (p->ahead[i].end - p->ahead[i].at) / CK_ALIGN;
+  }
+  m.lines = ck_min(MOST_LINES, ck_ceil_div(lines, all));
+  return m;
+}
+
+void CK_FN(gemm_parts)(const struct ck_parts_args *p) {
+  real sums[2 * PARTS_TILES * PARTS_TILES * PARTS_SUMS] __attribute__((aligned(CK_ALIGN)));
+  struct parts_meanwhile m = parts_start(p);
+  vt_start();
+  for (int64_t column = 0; column < p->columns; column += p->panel_columns) {
+    const struct parts_panel panel = parts_panel_at(p, column);
+    if (panel.vectors > 1)
+      parts_tiles(p, &m, &panel, sums, 2);
+    else
+      parts_tiles(p, &m, &panel, sums, 1);
+  }
+  vt_end();
+  parts_finish(p, &m.out);
+}
