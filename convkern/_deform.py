@@ -15,6 +15,7 @@ from ._geometry import ImageShape, as_same_dtype, check_memory, usable
 from ._operation import (
     Layouts,
     Operation,
+    Plan,
     _bias,
     as_activation,
     as_residual,
@@ -66,7 +67,7 @@ class DeformOperation(Operation):
         return PackedByGroups(self)
 
     def pack_for(self, groups: int, isa: int) -> _core.Op:
-        check_memory(f"{self.name}: packing weights", self.w.shape, self.w.itemsize)
+        check_memory(self.name, self.w.shape, self.w.itemsize, ": packing weights")
         channels = (groups * self.in_channels, self.out_channels, groups, 1)
         window = self.window.flat()
         return _core.Op(
@@ -131,13 +132,12 @@ class DeformOperation(Operation):
             )
         return groups
 
-    def fit(self, x_shape: Any, offset_shape: Any, mask_shape: Any) -> int:
+    def fit(self, plan: Plan, offset_shape: Any, mask_shape: Any) -> int:
         """The offset groups of a call; the last one's are kept, for calls that repeat it."""
-        shapes = (x_shape, offset_shape, mask_shape)
+        shapes = (plan.x_shape, offset_shape, mask_shape)
         last = self._last_fit  # read once: other threads write it
         if last is not None and last[0] == shapes:
             return last[1]
-        plan = self.plan(x_shape)
         groups = self.offset_groups(plan.image, plan.result, offset_shape, mask_shape)
         self._last_fit = (shapes, groups)
         return groups
@@ -153,7 +153,7 @@ class DeformOperation(Operation):
         plan = self.plan(x.shape)
         if mask is not None:
             mask = as_same_dtype(self.name, "mask", mask, x.dtype)
-        offset_groups = self.fit(x.shape, offset.shape, None if mask is None else mask.shape)
+        offset_groups = self.fit(plan, offset.shape, None if mask is None else mask.shape)
         residual = as_residual(self.name, residual, plan.shape, x.dtype)
         check_out(self.name, out, plan.shape, x.dtype)
         groups = plan.image.channels // self.in_channels

@@ -141,31 +141,28 @@ class Window(NamedTuple):
     def out_size(self, op: str, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the output, or ValueError where the kernel does not fit."""
         top, bottom, left, right = self.padding_for(height, width)
-        padded = (height + top + bottom, width + left + right)
-        reach = self.reach
-        (tall, wide), (kernel_tall, kernel_wide) = padded, reach
+        tall, wide = height + top + bottom, width + left + right
+        kernel_tall, kernel_wide = self.reach
         if tall > MAX_SIZE or wide > MAX_SIZE or kernel_tall > MAX_SIZE or kernel_wide > MAX_SIZE:
             raise SizeOverflowError(
                 f"{op}: x is {height}x{width}, padding {((top, bottom), (left, right))}, the "
-                f"kernel with dilation {self.dilation} reaches over {reach[0]}x{reach[1]} pixels: "
-                f"sizes must fit in 64 bits"
+                f"kernel with dilation {self.dilation} reaches over {kernel_tall}x{kernel_wide} "
+                f"pixels: sizes must fit in 64 bits"
             )
-        stride, spare = self.stride, (tall - kernel_tall, wide - kernel_wide)
-        out = (spare[0] // stride[0] + 1, spare[1] // stride[1] + 1)
+        down, across = self.stride
+        rows, columns = (tall - kernel_tall) // down + 1, (wide - kernel_wide) // across + 1
         if self.ceil_mode:
-            out = (
-                out[0] + self._hangs_over(0, out[0], spare[0], height + top),
-                out[1] + self._hangs_over(1, out[1], spare[1], width + left),
-            )
-        if out[0] < 1 or out[1] < 1:
+            rows += self._hangs_over(0, rows, tall - kernel_tall, height + top)
+            columns += self._hangs_over(1, columns, wide - kernel_wide, width + left)
+        if rows < 1 or columns < 1:
             hang = " by a whole stride" if self.ceil_mode else ""
             raise ValueError(
                 f"{op}: a kernel of {self.kernel[0]}x{self.kernel[1]} with dilation "
-                f"{self.dilation} reaches over {reach[0]}x{reach[1]} pixels, x with padding has "
-                f"{padded[0]}x{padded[1]}: the kernel must not be larger than the padded "
+                f"{self.dilation} reaches over {kernel_tall}x{kernel_wide} pixels, x with padding "
+                f"has {tall}x{wide}: the kernel must not be larger than the padded "
                 f"image{hang}"
             )
-        return out
+        return rows, columns
 
     def _hangs_over(self, axis: int, fit: int, spare: int, end: int) -> bool:
         """Whether one more window along an axis starts before the image's end, behind `fit`.
@@ -244,7 +241,7 @@ def overlaps_itself(array: np.ndarray) -> bool:
     return False
 
 
-def check_memory(op: str, shape: tuple[int, ...], itemsize: int) -> None:
+def check_memory(op: str, shape: tuple[int, ...], itemsize: int, doing: str = "") -> None:
     """Refuse a result that no memory can hold before anything is touched.
 
     Some systems promise any amount of memory and kill the process when it is used.
@@ -253,9 +250,11 @@ def check_memory(op: str, shape: tuple[int, ...], itemsize: int) -> None:
         return
     nbytes = math.prod(n or 1 for n in shape) * itemsize  # NumPy wants that of an empty one to fit
     if nbytes > _physical_memory() and 0 not in shape:
-        raise MemoryError(f"{op}: shape {shape} takes {nbytes / 1e9:.0f} GB, more than there is")
+        raise MemoryError(
+            f"{op}{doing}: shape {shape} takes {nbytes / 1e9:.0f} GB, more than there is"
+        )
     if nbytes > MAX_SIZE:
-        raise SizeOverflowError(f"{op}: the bytes of shape {shape} do not fit in 64 bits")
+        raise SizeOverflowError(f"{op}{doing}: the bytes of shape {shape} do not fit in 64 bits")
 
 
 def _physical_memory() -> int:

@@ -88,8 +88,9 @@ def _no_empty_axis(op: str, name: str, w: np.ndarray) -> None:
 
 def _strided(w: np.ndarray) -> np.ndarray:
     """C reads weights at any stride that is a whole number of elements."""
-    whole = w.flags.c_contiguous or math.gcd(*w.strides) % w.itemsize == 0
-    return w if whole and w.flags.aligned else usable(w)
+    flags = w.flags
+    whole = flags.c_contiguous or math.gcd(*w.strides) % w.itemsize == 0
+    return w if whole and flags.aligned else usable(w)
 
 
 def conv_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
@@ -225,7 +226,7 @@ class Operation:
         """Weights packed for the ISA in use."""
         for w in (self.w, self.dw):
             if w is not None:
-                check_memory(f"{self.name}: packing weights", w.shape, w.itemsize)
+                check_memory(self.name, w.shape, w.itemsize, ": packing weights")
         return _core.Op(
             self.name,
             self.kind,

@@ -503,6 +503,6 @@ def _operation(step: _Step, shapes: list[tuple[int, ...]]) -> tuple[Any, tuple[i
         pooling = (operation.kind, packed, window.flat(), window.ceil_mode)
         return (*pooling, operation.count_include_pad), plan.sizes, 0
     if isinstance(step.layer, DeformConv2d):
-        offset_groups = operation.fit(*[*shapes, None][:3])
+        offset_groups = operation.fit(plan, *[*shapes[1:], None][:2])
         return packed[plan.image.channels // operation.in_channels], plan.sizes, offset_groups
     return packed, plan.sizes, 0
