@@ -201,24 +201,45 @@ static void put_inside(struct ck_plan *p, int64_t i) {
 
 /* ------------------------------------------------------------------- bands of a group */
 
-/* Rows of the array of each of a group's steps which a band of the last needs: a step's image ends
- * where its padding begins, unless all is taken to be image. */
-static void needs_of(const struct ck_plan *p, const struct group *g, struct ck_span band,
-                     bool all_image, struct ck_span *need) {
+/* Nothing has been made yet; rows of padding, before those of the image, may be. */
+static const struct ck_span NOTHING = {INT64_MIN / 4, INT64_MIN / 4};
+
+/* Step i of a group reads rows of the arrays of steps before it, to make `rows` of its own: at
+ * least from the first of them on, also where it makes none now. */
+static void add_needs(const struct ck_plan *p, const struct group *g, int64_t i,
+                      struct ck_span rows, bool all_image, struct ck_span *need) {
+  const struct step *s = &p->step[g->first + i];
+  const bool none = rows.begin == rows.end;
+  if (!all_image && rows.begin >= s->run.out_h) return;
+  if (none) ++rows.end;
+  const int64_t read[] = {s->said.x, s->said.residual};
+  const struct ck_span all[] = {
+      all_image ? ck_rows_read(&s->run, rows) : ck_rows_of_image(&s->run, rows), rows};
+  for (int r = 0; r < 2; ++r) {
+    const int64_t from = read[r] - 1 - g->first; /* the step of the group that made it */
+    if (from < 0) continue;
+    need[from].begin = ck_min(need[from].begin, all[r].begin);
+    if (!none) need[from].end = ck_max(need[from].end, all[r].end);
+  }
+}
+
+/* The rows of each of a group's steps that are to be made for a band of the last, and those that are
+ * kept then, from the first that a later step still reads for the rows that it makes itself: what
+ * it made before, it does not need again. A step's image ends where its padding begins, unless all
+ * is taken to be image. */
+static void next_rows(const struct ck_plan *p, const struct group *g, struct ck_span band,
+                      bool all_image, struct ck_span *make, struct ck_span *kept) {
   const int64_t count = g->end - g->first;
+  struct ck_span need[MOST_STEPS];
   for (int64_t i = 0; i < count; ++i) need[i] = (struct ck_span){INT64_MAX, INT64_MIN};
   need[count - 1] = band;
   for (int64_t i = count - 1; i >= 0; --i) {
-    const struct step *s = &p->step[g->first + i];
-    const int64_t read[] = {s->said.x, s->said.residual};
-    const struct ck_span rows[] = {
-        all_image ? ck_rows_read(&s->run, need[i]) : ck_rows_of_image(&s->run, need[i]), need[i]};
-    for (int r = 0; r < 2; ++r) {
-      const int64_t from = read[r] - 1 - g->first; /* the step of the group that made it */
-      if (from < 0) continue;
-      need[from].begin = ck_min(need[from].begin, rows[r].begin);
-      need[from].end = ck_max(need[from].end, rows[r].end);
-    }
+    const int64_t made = kept[i].end;
+    if (need[i].begin == INT64_MAX) need[i].begin = made;
+    const int64_t begin = ck_max(made, need[i].begin);
+    make[i] = (struct ck_span){begin, ck_max(begin, need[i].end)};
+    if (begin < make[i].end) kept[i] = (struct ck_span){ck_min(need[i].begin, begin), make[i].end};
+    add_needs(p, g, i, make[i], all_image, need);
   }
 }
 
@@ -231,13 +252,19 @@ static struct ck_span rows_of_part(const struct ck_plan *p, const struct group *
   return ck_deal_out(p->step[g->end - 1].run.out_h, parts_of(p, g), part);
 }
 
-/* How many rows a group keeps of each step's array. All bands need as many, but for those that
- * reach into the padding, which need fewer. */
+/* How many rows a group keeps of each step's array, in the band of any part that keeps the most:
+ * mostly the first, whose rows share none with a band before. */
 static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *rows) {
-  struct ck_span need[MOST_STEPS];
-  needs_of(p, g, (struct ck_span){0, g->band}, true, need);
-  for (int64_t i = 0; i < g->end - g->first; ++i)
-    rows[i] = ck_min(need[i].end - need[i].begin, p->step[g->first + i].run.out_h);
+  const int64_t count = g->end - g->first;
+  for (int64_t i = 0; i < count; ++i) rows[i] = 1;
+  for (int64_t n = 0; n < parts_of(p, g); ++n) {
+    const struct ck_span part = rows_of_part(p, g, n);
+    struct ck_span make[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
+    for (int64_t y = part.begin; y < part.end; y += g->band) {
+      next_rows(p, g, (struct ck_span){y, ck_min(y + g->band, part.end)}, false, make, kept);
+      for (int64_t i = 0; i < count; ++i) rows[i] = ck_max(rows[i], kept[i].end - kept[i].begin);
+    }
+  }
 }
 
 /* ------------------------------------------------------------------- which steps to group */
@@ -265,10 +292,16 @@ static bool is_chain(const struct ck_plan *p, int64_t first, int64_t end) {
 static int64_t band_bytes(const struct ck_plan *p, const struct group *g) {
   const int64_t count = g->end - g->first;
   const struct step *first = &p->step[g->first], *last = &p->step[g->end - 1];
-  int64_t rows[MOST_STEPS], bytes = 0;
-  rows_kept(p, g, rows);
-  for (int64_t i = 0; i < count; ++i)
-    bytes += rows[i] * p->array[g->first + i + 1].row_bytes + p->step[g->first + i].weights;
+  struct ck_span make[MOST_STEPS], kept[MOST_STEPS];
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < count; ++i) kept[i] = NOTHING;
+  for (int64_t y = 0; y < 2; ++y) /* the second is as all that follow */
+    next_rows(p, g, (struct ck_span){y * g->band, (y + 1) * g->band}, true, make, kept);
+  for (int64_t i = 0; i < count; ++i) {
+    const struct step *s = &p->step[g->first + i];
+    const int64_t rows = ck_min(kept[i].end - kept[i].begin, s->run.out_h);
+    bytes += rows * p->array[g->first + i + 1].row_bytes + s->weights;
+  }
   const int64_t in = p->array[first->said.x].bytes / first->run.image.batch;
   return bytes + in / (ck_max(1, last->run.out_h / g->band));
 }
@@ -387,15 +420,6 @@ static ck_status place_arrays(struct ck_plan *p) {
 
 /* ------------------------------------------------------------------------- one step of a band */
 
-/* The rows that a step has to make for a band, behind those that are there. What nobody reads any
- * more is dropped. */
-static struct ck_span missing(struct ck_span *kept, struct ck_span need) {
-  if (need.begin >= kept->end) *kept = (struct ck_span){need.begin, need.begin};
-  const struct ck_span rows = {kept->end, ck_max(kept->end, need.end)};
-  *kept = (struct ck_span){need.begin, rows.end};
-  return rows;
-}
-
 /* A step on one image, for some rows of what it makes; gives the row that it reads from, or the
  * image's height where there is none. */
 static int64_t see_part(const struct step *s, struct ck_span rows, struct ck_run *part) {
@@ -417,11 +441,11 @@ static ck_status part_workspace(struct ck_plan *p, const struct group *g, struct
                                 size_t *most) {
   const int64_t count = g->end - g->first;
   const int threads = parts_of(p, g) > 1 ? 1 : p->threads;
-  struct ck_span need[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
+  struct ck_span make[MOST_STEPS], kept[MOST_STEPS] = {{0, 0}};
   for (int64_t y = rows.begin; y < rows.end; y += g->band) {
-    needs_of(p, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, need);
+    next_rows(p, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, make, kept);
     for (int64_t i = 0; i < count; ++i) {
-      const struct ck_span some = missing(&kept[i], need[i]);
+      const struct ck_span some = make[i];
       struct ck_run part;
       size_t bytes;
       if (some.begin == some.end) continue;
@@ -545,16 +569,18 @@ static void run_parts(const struct call *c, const struct ck_run *run) {
   ck_split_run(&split, c->workspace);
 }
 
-/* Step i of a group: the rows of its array that a band needs and that are not there yet. */
-static void make_rows(struct call *c, const struct group *g, int64_t i, struct ck_span need) {
+/* Step i of a group makes rows of its array, behind those that are kept of it. */
+static void make_rows(struct call *c, const struct group *g, int64_t i, struct ck_span rows,
+                      struct ck_span keep) {
   const int64_t array = g->first + i + 1;
   const struct step *s = &c->plan->step[g->first + i];
   const int64_t out_row = c->plan->array[array].row_bytes, out_h = s->run.out_h;
-  const struct ck_span before = c->kept[i], rows = missing(&c->kept[i], need);
-  if (c->plan->array[array].rows && need.begin > before.begin && need.begin < before.end)
-    memmove(data_of(c, array), data_of(c, array) + (need.begin - before.begin) * out_row,
-            (size_t)((before.end - need.begin) * out_row));
+  const struct ck_span before = c->kept[i];
   if (rows.begin == rows.end) return;
+  c->kept[i] = keep;
+  if (c->plan->array[array].rows && keep.begin > before.begin && keep.begin < before.end)
+    memmove(data_of(c, array), data_of(c, array) + (keep.begin - before.begin) * out_row,
+            (size_t)((before.end - keep.begin) * out_row));
   struct ck_run part;
   const int64_t from = see_part(s, rows, &part), in_row = input_row_bytes(&part);
   if (from < s->run.image.height) {
@@ -579,7 +605,7 @@ static void run_part(void *context, int64_t index, int thread) {
   const struct group *g = chain->group;
   struct call c = *chain->call;
   const struct ck_span rows = rows_of_part(c.plan, g, index);
-  struct ck_span need[MOST_STEPS];
+  struct ck_span make[MOST_STEPS], kept[MOST_STEPS];
   (void)thread;
   c.part = index;
   c.zeros += index * c.plan->zeros;
@@ -588,8 +614,9 @@ static void run_part(void *context, int64_t index, int thread) {
   for (c.image = 0; c.image < c.plan->step[g->first].run.image.batch; ++c.image) {
     memset(c.kept, 0, sizeof c.kept);
     for (int64_t y = rows.begin; y < rows.end; y += g->band) {
-      needs_of(c.plan, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, need);
-      for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(&c, g, i, need[i]);
+      memcpy(kept, c.kept, sizeof kept);
+      next_rows(c.plan, g, (struct ck_span){y, ck_min(y + g->band, rows.end)}, false, make, kept);
+      for (int64_t i = 0; i < g->end - g->first; ++i) make_rows(&c, g, i, make[i], kept[i]);
     }
   }
 }

@@ -245,6 +245,20 @@ def test_a_residual_from_far_behind():
     check(graph, x)
 
 
+def test_a_band_keeps_what_is_read_for_its_new_rows():
+    """What later steps made for the band before, and keep, needs nothing again."""
+    nets = [ck.DepthwiseConv2d(random(3, 3, 32), padding=1) for _ in range(8)]
+    graph = ck.Sequential(nets)
+    x = random(300, 200, 32)
+    with ck.set_num_threads(1):
+        steps = graph.plan(x.shape).steps
+    for i, step in enumerate(steps[:-1]):
+        if step.rows:  # a window's rows; the first band has one more for each step behind
+            assert step.rows <= step.band + max(2, len(steps) - 1 - i)
+    assert any(step.rows for step in steps)
+    check(graph, x)
+
+
 def test_branches_and_every_kind_of_layer():
     c = 12
     nodes = [
