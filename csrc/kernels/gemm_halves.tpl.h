@@ -69,6 +69,25 @@ CK_INLINE void gemm_halves_end(const struct ck_gemm_args *g, struct gemm_place *
   at->c = c;
 }
 
+/* Terms, until the weights end. */
+CK_INLINE void gemm_halves_terms(struct gemm_walk *walk, struct gemm_halves *sum, const real *b,
+                                 const real *end, const bool ahead, const int rows) {
+  CK_NO_UNROLL
+  do {
+    const vf one = vf_load(b), two = vf_load_twice(b + VF_LANES);
+    CK_UNROLL
+    for (int i = 0; i < rows; i += 2) {
+      const int j = gemm_partner(i, rows);
+      const vf pixel = gemm_pixel(walk, i), partner = gemm_pixel(walk, j);
+      sum->one[i] = vf_fma(pixel, one, sum->one[i]);
+      if (j > i) sum->one[j] = vf_fma(partner, one, sum->one[j]);
+      sum->two[i / 2] = vf_fma(vf_halves(pixel, partner), two, sum->two[i / 2]);
+    }
+    b += 2 * VF_LANES;
+    gemm_next_term(walk, ahead, rows);
+  } while (b < end);
+}
+
 CK_INLINE void gemm_halves_tile(struct ck_gemm_args *g, struct gemm_place *at, const int rows) {
   const vf_tail tail = vf_first(g->columns - VF_LANES);
   const real *b = g->b;
@@ -76,26 +95,19 @@ CK_INLINE void gemm_halves_tile(struct ck_gemm_args *g, struct gemm_place *at, c
   gemm_halves_begin(g, at->c, rows, tail, &sum);
 
   struct gemm_walk walk = gemm_walk_from(g, at->a, rows);
+  gemm_look_ahead(g, &walk, 2 * VF_LANES, rows);
   const int64_t next = g->a_next - g->a_run;
   for (int64_t left = g->terms; left > 0; left -= g->a_run) {
     const real *b_end = b + ck_min(left, g->a_run) * 2 * VF_LANES;
-    CK_NO_UNROLL
-    do {
-      const vf one = vf_load(b), two = vf_load_twice(b + VF_LANES);
-      CK_UNROLL
-      for (int i = 0; i < rows; i += 2) {
-        const int j = gemm_partner(i, rows);
-        const vf pixel = gemm_pixel(&walk, i), partner = gemm_pixel(&walk, j);
-        sum.one[i] = vf_fma(pixel, one, sum.one[i]);
-        if (j > i) sum.one[j] = vf_fma(partner, one, sum.one[j]);
-        sum.two[i / 2] = vf_fma(vf_halves(pixel, partner), two, sum.two[i / 2]);
-      }
-      b += 2 * VF_LANES;
-      gemm_next_term(&walk, rows);
-    } while (b < b_end);
+    if (rows > 1 && b < walk.near_end) {
+      const real *near_end = walk.near_end < b_end ? walk.near_end : b_end;
+      gemm_halves_terms(&walk, &sum, b, near_end, true, rows);
+      b = near_end;
+    }
+    if (b < b_end) gemm_halves_terms(&walk, &sum, b, b_end, false, rows);
+    b = b_end;
     gemm_next_run(&walk, next, rows);
   }
-  gemm_walk_ends(g, &walk);
   gemm_halves_end(g, at, rows, tail, &sum);
 }
 
