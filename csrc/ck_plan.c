@@ -223,10 +223,10 @@ static void add_needs(const struct ck_plan *p, const struct group *g, int64_t i,
   }
 }
 
-/* The rows of each of a group's steps that are to be made for a band of the last, and those that are
- * kept then, from the first that a later step still reads for the rows that it makes itself: what
- * it made before, it does not need again. A step's image ends where its padding begins, unless all
- * is taken to be image. */
+/* The rows of each of a group's steps that are to be made for a band of the last, and those that
+ * are kept then, from the first that a later step still reads for the rows that it makes itself:
+ * what it made before, it does not need again. A step's image ends where its padding begins, unless
+ * all is taken to be image. */
 static void next_rows(const struct ck_plan *p, const struct group *g, struct ck_span band,
                       bool all_image, struct ck_span *make, struct ck_span *kept) {
   const int64_t count = g->end - g->first;
