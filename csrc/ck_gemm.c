@@ -77,9 +77,8 @@ static int64_t pixels_together(const struct ck_run *run) {
 }
 
 /* A panel of weights that stays in L1 is read faster, but sums that wait in y for the next range
- * take as long as is won where ranges have fewer terms than this (measured on a Xeon, whose L2
- * gives 19 bytes a cycle: 768 terms of AVX2, MobileNetV2 1.04 times as fast, EfficientNet-Lite0
- * 1.02; 384 of AVX-512, 0.99 to 1.01). */
+ * take as long as is won where ranges have fewer terms than this (measured on a Xeon: 768 terms of
+ * AVX2, MobileNetV2 1.04 times as fast, EfficientNet-Lite0 1.02; 384 of AVX-512, 0.99 to 1.01). */
 enum { LEAST_TERMS = 512 };
 
 /* Terms of a range, at most: a panel of weights takes an eighth of L2, or L1 where the terms come
