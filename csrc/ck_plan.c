@@ -23,7 +23,7 @@
 enum {
   MOST_STEPS = 24,  /* of a group */
   LEAST_ROWS = 4,   /* of a thread's part of a group */
-  NEARER = 8,       /* times as fast is L2 as what is behind it */
+  NEARER = 3,       /* times as fast is L2 as what is behind it, of which a part is hidden */
   CALL_BYTES = 4096 /* from behind it are moved in the time that a call of a driver takes */
 };
 
