@@ -314,7 +314,7 @@ CK_INLINE void parts_tiles(const struct ck_parts_args *p, struct parts_meanwhile
 }
 
 static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
-  enum { ROWS = PARTS_TILES * VT_ROWS, PRODUCTS = 6, MOST_LINES = 4 };
+  enum { ROWS = PARTS_TILES * VT_ROWS, PRODUCTS = 6, MOST_LINES = 8 };
   const int64_t products = PRODUCTS * ck_ceil_div(p->terms, PARTS_TERMS);
   const int64_t all =
       products * ck_ceil_div(p->rows, ROWS) * ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
