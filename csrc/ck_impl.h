@@ -85,15 +85,20 @@ struct ck_parts_args {
   const int64_t *offset; /* where each row begins, in elements; or null: they are */
   int64_t a_step;        /* so far apart; */
   int64_t a_next;        /* from L terms of a row to its next L */
-  void *a_parts;         /* the same in parts */
-  const void *b, *b_parts;
-  int64_t b_terms, panel_columns; /* of b as it was packed */
-  const void *bias;               /* or null: the sum continues from c */
+  void *a_parts;         /* the same in parts, */
+  int64_t a_terms;       /* of a row that has so many */
+  const void *b;         /* the range of a panel's columns, and in parts; */
+  const void *b_parts;
+  int64_t b_terms, panel_columns; /* panels have so many terms, and columns */
+  const void *bias;               /* one per column, */
+  const void *row_bias;           /* or one per row; without either the sums continue from c */
   const void *residual;           /* laid out as c, or null */
   void *c;
   int64_t c_step;
   int64_t rows, columns;
-  int64_t begin, terms; /* the range's first term, a multiple of part_terms, and how many */
+  int64_t begin, terms; /* the range's first term in a panel, a multiple of part_terms; how many */
+  bool planar;          /* a is the weights, b the pixels */
+  bool underflow;       /* the answer of split_rows: some number was too small for three parts */
   double low, high;
   struct ck_ahead ahead[4]; /* what is brought near, in this order */
 };
@@ -104,7 +109,8 @@ struct ck_split_args {
   const void *from;
   int64_t terms;
   int vectors;
-  bool small; /* the answer: some column is of numbers too small to have parts */
+  bool pixels;    /* of an image, not weights: a small one is given a NaN */
+  bool underflow; /* the answer, as above */
 };
 
 /* So many rows of output a depthwise 3x3 makes at once, at most; of so many of input at stride 2.
@@ -333,8 +339,9 @@ struct ck_gemm_weights {
   int64_t panel_columns;
   ck_layout layout; /* NCHW: the left operand instead, tiles of channels [terms / L][MR][L] */
   void *data;
-  void *bias;  /* columns rounded up to a panel */
-  void *parts; /* the same panels in parts; or null */
+  void *bias;      /* columns rounded up to a panel */
+  void *parts;     /* the same panels in parts; or null */
+  int64_t *places; /* NCHW, with parts: the element of data at which each channel begins */
 };
 
 struct ck_dw_weights {

@@ -154,6 +154,7 @@ void ck_op_destroy(ck_op *op) {
   for (int64_t g = 0; g < op->gemms; ++g) {
     ck_free(op->gemm[g].data);
     ck_free(op->gemm[g].parts);
+    ck_free(op->gemm[g].places);
     ck_free(op->gemm[g].bias);
   }
   ck_free(op->gemm);
@@ -205,12 +206,10 @@ static bool is_pointwise(const ck_conv *conv) {
   return conv->window.kernel_h == 1 && conv->window.kernel_w == 1;
 }
 
-/* A pointwise convolution of few channels takes not much longer than a conversion of the image. But
- * sums in parts are of pixels. */
-static bool planes_pay(const ck_op *op) {
-  const ck_conv *conv = &op->conv;
+/* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
+static bool planes_pay(const ck_conv *conv) {
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  return is_pointwise(conv) && in * out < 256 * (in + out) && !ck_parts_pay(op->kernels, in, out);
+  return is_pointwise(conv) && in * out < 256 * (in + out);
 }
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
@@ -270,7 +269,7 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
     status = pack_depthwise(op, &seen, bias);
   } else if (status == CK_OK) {
     status = groups_share(op) ? pack_shared_groups(op, w, bias)
-                              : pack_groups(op, planes_pay(op) ? conv->layout : CK_NHWC, w, bias);
+                              : pack_groups(op, planes_pay(conv) ? conv->layout : CK_NHWC, w, bias);
   }
   return finish(status, op, out);
 }

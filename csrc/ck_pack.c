@@ -65,14 +65,10 @@ int64_t ck_parts_at(const struct ck_kernels *k, const struct ck_gemm_weights *w,
   return column * ck_parts_bytes(k, w->terms); /* of whole vectors */
 }
 
-/* The panels once more, in parts; or none, where weights are too small for that. */
-static ck_status pack_parts(const struct ck_kernels *k, struct ck_gemm_weights *packed) {
-  const ck_status status = alloc_elements(ck_panels_width(k, packed),
-                                          ck_parts_bytes(k, packed->terms), 1, &packed->parts);
-  if (status != CK_OK) return status;
-  bool small = false;
-  const uint64_t saved = ck_fp_enter();
-  for (int64_t first = 0; first < packed->columns && !small; first += packed->panel_columns) {
+/* The panels once more. Gives whether some number was too small for three parts. */
+static bool split_panels(const struct ck_kernels *k, struct ck_gemm_weights *packed) {
+  bool underflow = false;
+  for (int64_t first = 0; first < packed->columns; first += packed->panel_columns) {
     const int64_t n = ck_min(packed->panel_columns, packed->columns - first);
     struct ck_split_args split = {
         .to = (char *)packed->parts + ck_parts_at(k, packed, first),
@@ -80,10 +76,54 @@ static ck_status pack_parts(const struct ck_kernels *k, struct ck_gemm_weights *
         .terms = packed->terms,
         .vectors = (int)ck_ceil_div(n, k->lanes)};
     k->split_columns(&split);
-    small = split.small;
+    underflow |= split.underflow;
   }
+  return underflow;
+}
+
+/* The same of NCHW's tiles. */
+static bool split_tiles(const struct ck_kernels *k, struct ck_gemm_weights *packed) {
+  struct ck_parts_args split = {.a = packed->data,
+                                .offset = packed->places,
+                                .a_next = (int64_t)k->gemm_rows * k->lanes,
+                                .a_parts = packed->parts,
+                                .rows = packed->columns,
+                                .terms = packed->terms};
+  k->split_rows(&split);
+  return split.underflow;
+}
+
+/* Whether a column has no larger weights than 2^-80: it may be that of a channel that died in
+ * training. */
+static bool has_small_column(const ck_window *window, int64_t in_channels, int64_t columns,
+                             const ck_weights *w) {
+  for (int64_t n = 0; n < columns; ++n) {
+    float largest = 0;
+    for (int64_t ky = 0; ky < window->kernel_h; ++ky)
+      for (int64_t kx = 0; kx < window->kernel_w; ++kx)
+        for (int64_t c = 0; c < in_channels; ++c) {
+          const float *at = w->data;
+          at += ky * w->stride[0] + kx * w->stride[1] + c * w->stride[2] + n * w->stride[3];
+          largest = fmaxf(largest, fabsf(*at));
+        }
+    if (largest > 0 && largest < 0x1p-80f) return true;
+  }
+  return false;
+}
+
+/* Weights once more, in parts; or not, where a column's are too small for that. */
+static ck_status pack_parts(const struct ck_kernels *k, const ck_window *window,
+                            int64_t in_channels, const ck_weights *w,
+                            struct ck_gemm_weights *packed) {
+  const bool planar = packed->layout == CK_NCHW;
+  const int64_t rows = ck_round_up(packed->columns, k->part_rows);
+  const ck_status status = alloc_elements(planar ? rows : ck_panels_width(k, packed),
+                                          ck_parts_bytes(k, packed->terms), 1, &packed->parts);
+  if (status != CK_OK) return status;
+  const uint64_t saved = ck_fp_enter();
+  const bool underflow = planar ? split_tiles(k, packed) : split_panels(k, packed);
   ck_fp_leave(saved);
-  if (small) {
+  if (underflow && has_small_column(window, in_channels, packed->columns, w)) {
     ck_free(packed->parts);
     packed->parts = NULL;
   }
@@ -116,6 +156,19 @@ static void pack_panels(const struct ck_kernels *k, const ck_window *window, int
           to += width * k->element;
         }
   }
+}
+
+/* Where each channel begins in tiles. */
+static ck_status place_channels(const struct ck_kernels *k, struct ck_gemm_weights *packed) {
+  const struct ck_deal deal = ck_deal_of(packed->columns, k);
+  const int64_t tile_step = ck_round_up(packed->terms, k->lanes) * k->gemm_rows;
+  void *places;
+  const ck_status status = alloc_elements(packed->columns, (int64_t)sizeof(int64_t), 1, &places);
+  if (status != CK_OK) return status;
+  int64_t *at = packed->places = places;
+  for (int64_t t = 0; t < deal.tiles; ++t)
+    for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r) *at++ = t * tile_step + r * k->lanes;
+  return CK_OK;
 }
 
 /* NCHW, 1x1: tiles of output channels, each [terms / L][MR][L]. */
@@ -159,7 +212,9 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
     pack_tiles(k, w, packed);
   else
     pack_panels(k, window, in_channels, w, packed);
-  return !planar && ck_parts_pay(k, terms, columns) ? pack_parts(k, packed) : CK_OK;
+  if (!ck_parts_pay(k, terms, columns)) return CK_OK;
+  if (planar) status = place_channels(k, packed);
+  return status == CK_OK ? pack_parts(k, window, in_channels, w, packed) : status;
 }
 
 struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,

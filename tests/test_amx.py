@@ -114,6 +114,7 @@ def test_scales(image, weights):
 
 @needs_amx
 def test_small_images_come_out_as_from_fmas():
+    """Numbers that all are too small for three parts, in rows of an image with others."""
     x, w = normal(1, 4, 6, 64, scale=1e-36), normal(64, 72, seed=1)
     x[0, 2] = normal(6, 64, seed=2)
     got, fma = pointwise("amx", x, w), pointwise("avx512", x, w)
@@ -132,6 +133,41 @@ def test_what_a_row_holds_does_not_depend_on_its_block():
     for i in range(4):
         assert_same_bits(ck.pointwise_conv2d(x[i], w), together[i])
         assert_same_bits(ck.pointwise_conv2d(x[i, :2], w), together[i, :2])
+
+
+@needs_amx
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("terms", [32, 47, 100, 5000], ids="terms_{}".format)
+@pytest.mark.parametrize("columns", [48, 63, 96, 200], ids="columns_{}".format)
+def test_planes_come_out_as_pixels(columns, terms):
+    """The operands change sides, the sums do not change: of any numbers."""
+    x, w = normal(2, 7, 9, terms), normal(terms, columns, seed=1)
+    bias, residual = normal(columns, seed=2), normal(2, 7, 9, columns, seed=3)
+    x[0, 1, 2, 3], x[0, 1, 3, 4], x[1, 6, 8, 5] = np.inf, np.nan, 3.4e38
+    x[1, 2] *= np.float32(1e-36)
+
+    def planes(a):
+        return np.ascontiguousarray(np.moveaxis(a, -1, 1))
+
+    for activation in (None, "relu6", "silu"):
+        options = {"activation": activation}
+        want = ck.pointwise_conv2d(x, w, bias, residual=residual, **options)
+        got = ck.pointwise_conv2d(
+            planes(x), w.T, bias, residual=planes(residual), layout="NCHW", **options
+        )
+        np.testing.assert_array_equal(got, planes(want))
+
+
+@needs_amx
+@pytest.mark.usefixtures("amx")
+def test_small_weights_are_not_multiplied_in_parts():
+    """Those of a channel that died; in both layouts, also where others are large."""
+    x, w = normal(1, 6, 6, 64), normal(64, 72, seed=1)
+    w[:, 7] *= np.float32(1e-36)
+    fma = pointwise("avx512", x, w)
+    assert_same_bits(ck.pointwise_conv2d(x, w), fma)
+    planes = ck.pointwise_conv2d(np.moveaxis(x, -1, 1), w.T, layout="NCHW")
+    assert_same_bits(np.ascontiguousarray(np.moveaxis(planes, 1, -1)), fma)
 
 
 def test_linux_may_refuse():

@@ -60,3 +60,9 @@ CK_INLINE bool vt_underflow(void) {
   __asm__ volatile("" : : : "memory");
   return control & UNDERFLOW;
 }
+
+/* Whether x - y, which are not the same, became zero. */
+CK_INLINE bool vt_lost(vf x, vf y, vf difference) {
+  const __mmask16 differ = _mm512_cmp_ps_mask(x, y, _CMP_NEQ_UQ);
+  return differ & _mm512_cmp_ps_mask(difference, vf_zero(), _CMP_EQ_OQ);
+}

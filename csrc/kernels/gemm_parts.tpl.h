@@ -4,16 +4,16 @@
  * the K + 1 that sums of K terms may be off by. Henry, Tang, Heinecke, "Leveraging the bfloat16
  * Artificial Intelligence Datatype For Higher-Precision Computations", arXiv 1904.06376, 2019.
  *
- * The left operand is [rows / L][terms / 2L][3][L][L], the right one [terms / 2L][columns /
- * L][3][L] [L], of pairs of bf16: terms t and t + L, in 4 bytes. A [L][L] of them is what a
- * register of matrices holds. Terms that do not exist are zero; rows that do not are anything, for
- * each row has sums of its own.
+ * The left operand, pixels or for planes weights, is [rows / L][terms / 2L][3][L][L], a panel of
+ * the right one [terms / 2L][columns / L][3][L][L], of pairs of bf16: terms t and t + L, in 4
+ * bytes. An [L][L] of them is what a register of matrices holds. Terms that do not exist are zero;
+ * rows that do not are anything, for each row has sums of its own.
  *
  * The six products of 2L terms are added to the sums one after the other, whatever is beside them,
  * so that tiles of any size give the same bits. Infinite numbers have no parts, and a sum with one
  * comes out as NaN; so do sums near the largest number. They are made again by FMAs, each for
- * itself. Numbers below 2^-102 have no third part, then no second: a row of nothing else is given a
- * NaN, so that it is made again too.
+ * itself. Numbers below 2^-102 have no third part, then no second: a pixel of nothing larger than
+ * 2^-80 is given a NaN, so that its sums are made again too.
  */
 enum { PARTS = 3, PARTS_TERMS = 2 * VF_LANES, PARTS_TILES = 2, PARTS_SUMS = VT_ROWS * VF_LANES };
 enum { PART_BYTES = VT_ROWS * VT_BYTES };
@@ -38,28 +38,27 @@ CK_INLINE void split_terms(char *to, const real *from, int64_t next, vf_tail one
   split_pair(to, vf_load_n(from, one), vf_load_n(from + next, two));
 }
 
-/* Rows with small numbers whose largest is below 2^-80. */
-static void split_small_rows(const struct ck_parts_args *p) {
-  enum { NOT_A_NUMBER = 0x7FC0 };
-  const int64_t tile = ck_ceil_div(p->terms, PARTS_TERMS) * PARTS * PART_BYTES;
-  for (int64_t r = 0; r < p->rows; ++r) {
-    const real *row = parts_row(p, r);
-    char *first = (char *)p->a_parts + r / VT_ROWS * tile + r % VT_ROWS * VT_BYTES, *to = first;
-    real largest = 0;
-    vt_underflow();
-    for (int64_t t = 0; t < p->terms; t += PARTS_TERMS, to += PARTS * PART_BYTES)
-      split_terms(to, row + t / VF_LANES * p->a_next, p->a_next, vf_first(p->terms - t),
-                  vf_first(p->terms - t - VF_LANES));
-    if (!vt_underflow()) continue;
-    for (int64_t t = 0; t < p->terms; ++t) {
-      const real size = fabsf(row[t / VF_LANES * p->a_next + t % VF_LANES]);
-      largest = size > largest ? size : largest;
-    }
-    if (largest < 0x1p-80f) *(uint16_t *)first = NOT_A_NUMBER;
-  }
+/* Whether what is left of a number is too small for a float32, and so has become zero. */
+static bool loses_parts(real x) {
+  const vf whole = vf_set1(x), near = vt_round(whole), left = vf_sub(whole, near);
+  const vf near_left = vt_round(left), rest = vf_sub(left, near_left);
+  return vt_lost(whole, near, left) || vt_lost(left, near_left, rest);
 }
 
-void CK_FN(split_rows)(const struct ck_parts_args *p) {
+/* Whether a pixel has lost parts, and has no number of 2^-80 beside which that is nothing. */
+static bool is_small(const real *from, int64_t run_step, int64_t term_step, int64_t terms) {
+  bool lost = false;
+  for (int64_t t = 0; t < terms; ++t) {
+    const real x = from[t / VF_LANES * run_step + t % VF_LANES * term_step];
+    if (!(fabsf(x) < 0x1p-80f)) return false;
+    lost |= loses_parts(x);
+  }
+  return lost;
+}
+
+enum { NOT_A_NUMBER = 0x7FC0 };
+
+void CK_FN(split_rows)(struct ck_parts_args *p) {
   char *to = p->a_parts;
   vt_underflow();
   for (int64_t first = 0; first < p->rows; first += VT_ROWS) {
@@ -72,19 +71,13 @@ void CK_FN(split_rows)(const struct ck_parts_args *p) {
       to += PARTS * PART_BYTES;
     }
   }
-  if (vt_underflow()) split_small_rows(p);
-}
-
-/* The largest of each column. */
-static bool has_small_columns(const struct ck_split_args *s) {
-  const int64_t step = s->vectors * VF_LANES;
-  for (int64_t n = 0; n < step; ++n) {
-    real largest = 0;
-    for (int64_t t = 0; t < s->terms; ++t)
-      largest = fmaxf(largest, fabsf(((const real *)s->from)[t * step + n]));
-    if (largest > 0 && largest < 0x1p-80f) return true;
-  }
-  return false;
+  p->underflow = vt_underflow();
+  if (!p->underflow) return;
+  const int64_t tile = ck_ceil_div(p->terms, PARTS_TERMS) * PARTS * PART_BYTES;
+  for (int64_t r = 0; r < p->rows; ++r)
+    if (is_small(parts_row(p, r), p->a_next, 1, p->terms))
+      *(uint16_t *)((char *)p->a_parts + r / VT_ROWS * tile + r % VT_ROWS * VT_BYTES) =
+          NOT_A_NUMBER;
 }
 
 void CK_FN(split_columns)(struct ck_split_args *s) {
@@ -98,7 +91,12 @@ void CK_FN(split_columns)(struct ck_split_args *s) {
         split_terms(to + i * VT_BYTES, from + i * step + v * VF_LANES, VF_LANES * step,
                     vf_first(i < left ? VF_LANES : 0),
                     vf_first(i + VF_LANES < left ? VF_LANES : 0));
-  s->small = vt_underflow() && has_small_columns(s);
+  s->underflow = vt_underflow();
+  if (!s->underflow || !s->pixels) return;
+  for (int64_t n = 0; n < step; ++n)
+    if (is_small((const real *)s->from + n, VF_LANES * step, step, s->terms))
+      *(uint16_t *)((char *)s->to + n / VF_LANES * PARTS * PART_BYTES + n % VF_LANES * 4) =
+          NOT_A_NUMBER;
 }
 
 /* A panel of columns. */
@@ -139,6 +137,7 @@ CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, i
                          const int vectors) {
   const vf low = vf_set1((real)p->low), high = vf_set1((real)p->high);
   const real *bias = out->panel.bias, *residual = out->panel.residual, *all = out->sums;
+  const real *row_bias = p->row_bias;
   const int64_t end = ck_min(out->rows, out->done + rows), c_step = p->c_step, row = out->row;
   real *c = out->panel.c;
   vf zero = out->zero, first[PARTS_TILES];
@@ -155,7 +154,10 @@ CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, i
     for (int j = 0; j < vectors; ++j) {
       vf sum = vf_load(sums + j * PARTS_SUMS);
       zero = vf_fma(sum, vf_zero(), zero);
-      sum = vf_add(sum, bias ? first[j] : vf_load_n(c + at + j * VF_LANES, tail[j]));
+      const vf before = bias       ? first[j]
+                        : row_bias ? vf_set1(row_bias[row + r])
+                                   : vf_load_n(c + at + j * VF_LANES, tail[j]);
+      sum = vf_add(sum, before);
       if (residual) sum = vf_add(sum, vf_load_n(residual + at + j * VF_LANES, tail[j]));
       vf_store_n(c + at + j * VF_LANES, tail[j], vf_min(high, vf_max(low, sum)));
     }
@@ -222,21 +224,38 @@ CK_INLINE void parts_dot(const struct ck_parts_args *p, struct parts_meanwhile *
   parts_do(p, m);
 }
 
-/* The six products of 2L terms, the largest last; each shares an operand with the one before it. */
+/* The six products of 2L terms, the largest last; each shares an operand with the one before it.
+ * Those of pixels and weights come in the same order, whichever side they are on. */
 CK_INLINE void parts_add_terms(const struct ck_parts_args *p, struct parts_meanwhile *m,
                                const struct parts_place *at, const int tiles, const int vectors) {
-  parts_load_rows(at, 0, tiles);
-  parts_load_columns(at, 2, vectors);
+  if (p->planar) {
+    parts_load_rows(at, 2, tiles);
+    parts_load_columns(at, 0, vectors);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_rows(at, 1, tiles);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_columns(at, 1, vectors);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_rows(at, 0, tiles);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_columns(at, 2, vectors);
+  } else {
+    parts_load_rows(at, 0, tiles);
+    parts_load_columns(at, 2, vectors);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_columns(at, 1, vectors);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_rows(at, 1, tiles);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_columns(at, 0, vectors);
+    parts_dot(p, m, tiles, vectors);
+    parts_load_rows(at, 2, tiles);
+  }
   parts_dot(p, m, tiles, vectors);
-  parts_load_columns(at, 1, vectors);
-  parts_dot(p, m, tiles, vectors);
-  parts_load_rows(at, 1, tiles);
-  parts_dot(p, m, tiles, vectors);
-  parts_load_columns(at, 0, vectors);
-  parts_dot(p, m, tiles, vectors);
-  parts_load_rows(at, 2, tiles);
-  parts_dot(p, m, tiles, vectors);
-  parts_load_rows(at, 0, tiles);
+  if (p->planar)
+    parts_load_columns(at, 0, vectors);
+  else
+    parts_load_rows(at, 0, tiles);
   parts_dot(p, m, tiles, vectors);
 }
 
@@ -285,40 +304,69 @@ static void parts_again(const struct ck_parts_args *p, const struct parts_out *o
   }
 }
 
+CK_INLINE bool parts_continue(const struct ck_parts_args *p) { return !p->bias && !p->row_bias; }
+
 /* All that has not left yet. Sums are looked at on the way; those that continue what was in c
  * before, since they cannot leave twice. */
 static void parts_finish(const struct ck_parts_args *p, struct parts_out *out) {
   parts_put_rows(p, out, out->rows);
-  if (vt_no_nan(out->zero) || !p->bias) return;
+  if (vt_no_nan(out->zero) || parts_continue(p)) return;
   parts_again(p, out);
   out->done = 0;
   parts_put_rows(p, out, out->rows);
 }
 
+enum { PARTS_ROWS = PARTS_TILES * VT_ROWS };
+
+CK_INLINE bool parts_are_finite(const struct parts_out *out, const int vectors) {
+  vf zero = vf_zero();
+  for (int64_t r = 0; r < out->rows; ++r) {
+    CK_UNROLL
+    for (int v = 0; v < vectors; ++v)
+      zero = vf_fma(
+          vf_load(out->sums + (r / VT_ROWS * vectors + v) * PARTS_SUMS + r % VT_ROWS * VF_LANES),
+          vf_zero(), zero);
+  }
+  return vt_no_nan(zero);
+}
+
+/* Sums of up to two tiles of rows, from `row` on. */
 CK_INLINE void parts_tiles(const struct ck_parts_args *p, struct parts_meanwhile *m,
-                           const struct parts_panel *panel, real *sums, const int vectors) {
+                           const struct parts_panel *panel, int64_t row, real *sums,
+                           const int vectors) {
   enum { SUMS = PARTS_TILES * PARTS_TILES * PARTS_SUMS };
-  const int64_t tile = ck_ceil_div(p->terms, PARTS_TERMS) * PARTS * PART_BYTES;
-  struct parts_place at = {p->a_parts, panel->b_parts, tile};
-  for (int64_t row = 0; row < p->rows; row += PARTS_TILES * VT_ROWS, at.a += PARTS_TILES * tile) {
-    const int64_t rows = ck_min(PARTS_TILES * VT_ROWS, p->rows - row);
-    real *to = m->out.sums == sums ? sums + SUMS : sums;
-    if (rows > VT_ROWS)
-      parts_sum(p, m, at, to, PARTS_TILES, vectors);
+  const int64_t tile = ck_ceil_div(p->a_terms, PARTS_TERMS) * PARTS * PART_BYTES;
+  const int64_t rows = ck_min(PARTS_ROWS, p->rows - row);
+  const char *a = (const char *)p->a_parts + row / VT_ROWS * tile;
+  const struct parts_place at = {a, panel->b_parts, tile};
+  real *to = m->out.sums == sums ? sums + SUMS : sums;
+  if (rows > VT_ROWS)
+    parts_sum(p, m, at, to, PARTS_TILES, vectors);
+  else
+    parts_sum(p, m, at, to, 1, vectors);
+  parts_finish(p, &m->out);
+  m->out = (struct parts_out){*panel, to, row, rows, 0, vf_zero()};
+  if (parts_continue(p) && !parts_are_finite(&m->out, vectors)) parts_again(p, &m->out);
+}
+
+/* A panel of columns, those rows of it. */
+CK_INLINE void parts_panel_rows(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                                int64_t column, struct ck_span rows, real *sums) {
+  const struct parts_panel panel = parts_panel_at(p, column);
+  for (int64_t row = rows.begin; row < rows.end; row += PARTS_ROWS) {
+    if (panel.vectors > 1)
+      parts_tiles(p, m, &panel, row, sums, 2);
     else
-      parts_sum(p, m, at, to, 1, vectors);
-    parts_finish(p, &m->out);
-    m->out = (struct parts_out){*panel, to, row, rows, 0, vf_zero()};
-    if (!p->bias) parts_again(p, &m->out);
+      parts_tiles(p, m, &panel, row, sums, 1);
   }
 }
 
 static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
-  enum { ROWS = PARTS_TILES * VT_ROWS, PRODUCTS = 6, MOST_LINES = 8 };
+  enum { PRODUCTS = 6, MOST_LINES = 8 };
   const int64_t products = PRODUCTS * ck_ceil_div(p->terms, PARTS_TERMS);
   const int64_t all =
-      products * ck_ceil_div(p->rows, ROWS) * ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
-  struct parts_meanwhile m = {.rows = ck_ceil_div(ROWS, products)};
+      products * ck_ceil_div(p->rows, PARTS_ROWS) * ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
+  struct parts_meanwhile m = {.rows = ck_ceil_div(PARTS_ROWS, products)};
   int64_t lines = 0;
   for (int i = 0; i < AHEADS; ++i) {
     m.ahead[i] = p->ahead[i];
@@ -328,17 +376,15 @@ static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
   return m;
 }
 
+/* Weights are read once; but planes are written row by row. */
 void CK_FN(gemm_parts)(const struct ck_parts_args *p) {
   real sums[2 * PARTS_TILES * PARTS_TILES * PARTS_SUMS] __attribute__((aligned(CK_ALIGN)));
   struct parts_meanwhile m = parts_start(p);
+  const int64_t together = p->planar ? PARTS_ROWS : p->rows;
   vt_start();
-  for (int64_t column = 0; column < p->columns; column += p->panel_columns) {
-    const struct parts_panel panel = parts_panel_at(p, column);
-    if (panel.vectors > 1)
-      parts_tiles(p, &m, &panel, sums, 2);
-    else
-      parts_tiles(p, &m, &panel, sums, 1);
-  }
+  for (int64_t row = 0; row < p->rows; row += together)
+    for (int64_t column = 0; column < p->columns; column += p->panel_columns)
+      parts_panel_rows(p, &m, column, (struct ck_span){row, ck_min(row + together, p->rows)}, sums);
   vt_end();
   parts_finish(p, &m.out);
 }
