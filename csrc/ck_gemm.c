@@ -319,7 +319,7 @@ static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
   const bool last = end == w->terms;
-  const int64_t column = ck_parts_bytes(k, w->terms), at = first * g->y_step;
+  const int64_t at = first * g->y_step;
   void *y = ck_at_mut(g->y, at, k->element);
   struct ck_parts_args args = {
       .a = ck_at(panel->data, g->view.pixels ? begin : 0, k->element),
@@ -344,12 +344,9 @@ static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block
       .high = last ? g->activation.high : INFINITY,
   };
   k->split_rows(&args);
-  if (end - begin == w->terms) /* the panels of a range do not lie side by side */
-    args.ahead[0] = ahead_of((const char *)w->parts + column * w->panel_columns,
-                             column * (w->columns - w->panel_columns), 1);
-  if (last) args.ahead[1] = input_after(g, block, next);
-  if (last && !next) args.ahead[2] = panel_of_next(g->run);
-  if (last && !next) args.ahead[3] = g->run->later;
+  if (last) args.ahead[0] = input_after(g, block, next);
+  if (last && !next) args.ahead[1] = panel_of_next(g->run);
+  if (last && !next) args.ahead[2] = g->run->later;
   k->gemm_parts(&args);
   if (last && g->activation.kind != CK_ACT_CLAMP)
     k->activate(&(struct ck_act_args){y, block->pixels, w->columns, g->y_step, g->activation.kind});

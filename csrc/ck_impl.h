@@ -100,7 +100,7 @@ struct ck_parts_args {
   bool planar;          /* a is the weights, b the pixels */
   bool underflow;       /* the answer of split_rows: some number was too small for three parts */
   double low, high;
-  struct ck_ahead ahead[4]; /* what is brought near, in this order */
+  struct ck_ahead ahead[3]; /* what is brought near after b, in this order */
 };
 
 /* A panel of b into parts. */

@@ -105,13 +105,15 @@ struct parts_panel {
   real *c;
   int64_t columns, vectors;
   int64_t b;           /* where it begins in b, */
-  const char *b_parts; /* and in parts */
+  const char *b_parts; /* and in parts, of which it has */
+  int64_t bytes;
 };
 
 CK_INLINE struct parts_panel parts_panel_at(const struct ck_parts_args *p, int64_t column) {
   const int64_t columns = ck_min(p->panel_columns, p->columns - column);
   const int64_t width = ck_round_up(columns, VF_LANES),
                 pairs = ck_round_up(p->b_terms, PARTS_TERMS);
+  const int64_t part = PARTS * (int64_t)sizeof(uint16_t); /* bytes of a number */
   return (struct parts_panel){
       .bias = p->bias ? (const real *)p->bias + column : NULL,
       .residual = p->residual ? (const real *)p->residual + column : NULL,
@@ -119,8 +121,8 @@ CK_INLINE struct parts_panel parts_panel_at(const struct ck_parts_args *p, int64
       .columns = columns,
       .vectors = width / VF_LANES,
       .b = column * p->b_terms + width * p->begin,
-      .b_parts = (const char *)p->b_parts +
-                 (column * pairs + width * p->begin) * PARTS * (int64_t)sizeof(uint16_t),
+      .b_parts = (const char *)p->b_parts + (column * pairs + width * p->begin) * part,
+      .bytes = width * ck_round_up(p->terms, PARTS_TERMS) * part,
   };
 }
 
@@ -175,7 +177,7 @@ CK_INLINE void parts_put_rows(const struct ck_parts_args *p, struct parts_out *o
 
 /* What goes on while matrices are multiplied: so many rows leave per product, and so many lines of
  * memory are brought near. */
-enum { AHEADS = 4 };
+enum { AHEADS = 4 }; /* the next panel, and what the caller says */
 struct parts_meanwhile {
   struct parts_out out;
   int64_t rows, lines;
@@ -353,6 +355,11 @@ CK_INLINE void parts_tiles(const struct ck_parts_args *p, struct parts_meanwhile
 CK_INLINE void parts_panel_rows(const struct ck_parts_args *p, struct parts_meanwhile *m,
                                 int64_t column, struct ck_span rows, real *sums) {
   const struct parts_panel panel = parts_panel_at(p, column);
+  if (!p->planar && column + p->panel_columns < p->columns) {
+    const struct parts_panel next = parts_panel_at(p, column + p->panel_columns);
+    m->ahead[0] = (struct ck_ahead){next.b_parts, next.b_parts + next.bytes};
+    m->now = 0;
+  }
   for (int64_t row = rows.begin; row < rows.end; row += PARTS_ROWS) {
     if (panel.vectors > 1)
       parts_tiles(p, m, &panel, row, sums, 2);
@@ -364,15 +371,15 @@ CK_INLINE void parts_panel_rows(const struct ck_parts_args *p, struct parts_mean
 static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
   enum { PRODUCTS = 6, MOST_LINES = 8 };
   const int64_t products = PRODUCTS * ck_ceil_div(p->terms, PARTS_TERMS);
-  const int64_t all =
-      products * ck_ceil_div(p->rows, PARTS_ROWS) * ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
+  const int64_t panels = ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
+  const int64_t all = products * ck_ceil_div(p->rows, PARTS_ROWS) * panels;
   struct parts_meanwhile m = {.rows = ck_ceil_div(PARTS_ROWS, products)};
-  int64_t lines = 0;
-  for (int i = 0; i < AHEADS; ++i) {
-    m.ahead[i] = p->ahead[i];
-    lines += (p->ahead[i].end - p->ahead[i].at) / CK_ALIGN;
+  int64_t bytes = p->planar ? 0 : (panels - 1) * parts_panel_at(p, 0).bytes;
+  for (int i = 1; i < AHEADS; ++i) {
+    m.ahead[i] = p->ahead[i - 1];
+    bytes += m.ahead[i].end - m.ahead[i].at;
   }
-  m.lines = ck_min(MOST_LINES, ck_ceil_div(lines, all));
+  m.lines = ck_min(MOST_LINES, ck_ceil_div(bytes, CK_ALIGN * all));
   return m;
 }
 
