@@ -27,9 +27,9 @@
 #define CK_ARM64 0
 #endif
 
-/* Compilers know the instructions of AMX since gcc 11 and clang 12. */
+/* Compilers know AMX since gcc 11 and clang 12, which call the header so and so. */
 #if defined(__x86_64__) && defined(__has_include)
-#if __has_include(<amxbf16intrin.h>)
+#if __has_include(<amxbf16intrin.h>) || __has_include(<amxintrin.h>)
 #define CK_AMX 1
 #endif
 #endif
