@@ -31,7 +31,7 @@ CK_INLINE void vt_end(void) { _tile_release(); }
 /* The number of a register is a literal. */
 #define VT_ZERO(t) _tile_zero(t)
 #define VT_LOAD(t, p) _tile_loadd(t, p, VT_BYTES)
-#define VT_STORE(t, p) _tile_stored(t, p, VT_BYTES)
+#define VT_STORE(t, p, step) _tile_stored(t, p, (step)*VT_BYTES) /* every step-th row */
 #define VT_DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
 
 /* The nearest bf16, as a float32; of two as near the larger. */

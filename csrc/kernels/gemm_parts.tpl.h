@@ -126,7 +126,7 @@ CK_INLINE struct parts_panel parts_panel_at(const struct ck_parts_args *p, int64
   };
 }
 
-/* Sums that are done, [tiles][vectors][L][L], and go to c while the next are made. */
+/* Sums that are done, [rows][vectors][L], and go to c while the next are made. */
 struct parts_out {
   struct parts_panel panel;
   real *sums;
@@ -135,48 +135,63 @@ struct parts_out {
   vf zero; /* NaN where one of those that are done is infinite or NaN */
 };
 
+/* What a sum is added to: its column's bias, its row's, or what is in c. */
+enum parts_before { COLUMN_BIAS, ROW_BIAS, SUMS_BEFORE };
+
 CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, int64_t rows,
-                         const int vectors) {
+                         const int vectors, const enum parts_before kind) {
   const vf low = vf_set1((real)p->low), high = vf_set1((real)p->high);
-  const real *bias = out->panel.bias, *residual = out->panel.residual, *all = out->sums;
-  const real *row_bias = p->row_bias;
-  const int64_t end = ck_min(out->rows, out->done + rows), c_step = p->c_step, row = out->row;
-  real *c = out->panel.c;
-  vf zero = out->zero, first[PARTS_TILES];
+  const int64_t n = ck_min(out->rows - out->done, rows), first = out->row + out->done;
+  const real *residual = out->panel.residual, *row_bias = p->row_bias;
+  const real *sums = out->sums + out->done * vectors * VF_LANES;
+  int64_t at = first * p->c_step;
+  vf zero[PARTS_TILES], bias[PARTS_TILES];
   vf_tail tail[PARTS_TILES];
   CK_UNROLL
   for (int j = 0; j < vectors; ++j) {
     tail[j] = vf_first(out->panel.columns - j * VF_LANES);
-    first[j] = bias ? vf_load(bias + j * VF_LANES) : vf_zero();
+    bias[j] = kind == COLUMN_BIAS ? vf_load(out->panel.bias + j * VF_LANES) : vf_zero();
+    zero[j] = vf_zero();
   }
-  for (int64_t r = out->done; r < end; ++r) {
-    const real *sums = all + r / VT_ROWS * vectors * PARTS_SUMS + r % VT_ROWS * VF_LANES;
-    const int64_t at = (row + r) * c_step;
+  for (int64_t r = 0; r < n; ++r, at += p->c_step) {
     CK_UNROLL
-    for (int j = 0; j < vectors; ++j) {
-      vf sum = vf_load(sums + j * PARTS_SUMS);
-      zero = vf_fma(sum, vf_zero(), zero);
-      const vf before = bias       ? first[j]
-                        : row_bias ? vf_set1(row_bias[row + r])
-                                   : vf_load_n(c + at + j * VF_LANES, tail[j]);
+    for (int j = 0; j < vectors; ++j, sums += VF_LANES) {
+      real *c = out->panel.c + at + j * VF_LANES;
+      const vf before = kind == COLUMN_BIAS ? bias[j]
+                        : kind == ROW_BIAS  ? vf_set1(row_bias[first + r])
+                                            : vf_load_n(c, tail[j]);
+      vf sum = vf_load(sums);
+      zero[j] = vf_fma(sum, vf_zero(), zero[j]);
       sum = vf_add(sum, before);
       if (residual) sum = vf_add(sum, vf_load_n(residual + at + j * VF_LANES, tail[j]));
-      vf_store_n(c + at + j * VF_LANES, tail[j], vf_min(high, vf_max(low, sum)));
+      vf_store_n(c, tail[j], vf_min(high, vf_max(low, sum)));
     }
   }
-  out->zero = zero;
-  out->done = ck_max(out->done, end);
+  out->done += n;
+  CK_UNROLL
+  for (int j = 0; j < vectors; ++j) out->zero = vf_add(out->zero, zero[j]);
+}
+
+CK_INLINE void parts_put_before(const struct ck_parts_args *p, struct parts_out *out, int64_t rows,
+                                const int vectors) {
+  if (out->panel.bias)
+    parts_put(p, out, rows, vectors, COLUMN_BIAS);
+  else if (p->row_bias)
+    parts_put(p, out, rows, vectors, ROW_BIAS);
+  else
+    parts_put(p, out, rows, vectors, SUMS_BEFORE);
 }
 
 CK_INLINE void parts_put_rows(const struct ck_parts_args *p, struct parts_out *out, int64_t rows) {
+  if (out->done >= out->rows) return;
   if (out->panel.vectors > 1)
-    parts_put(p, out, rows, 2);
+    parts_put_before(p, out, rows, 2);
   else
-    parts_put(p, out, rows, 1);
+    parts_put_before(p, out, rows, 1);
 }
 
-/* What goes on while matrices are multiplied: so many rows leave per product, and so many lines of
- * memory are brought near. */
+/* What goes on while matrices are multiplied: so many rows leave twice per 2L terms, and so many
+ * lines of memory are brought near per product. */
 enum { AHEADS = 4 }; /* the next panel, and what the caller says */
 struct parts_meanwhile {
   struct parts_out out;
@@ -185,8 +200,11 @@ struct parts_meanwhile {
   int64_t now; /* which of them */
 };
 
-CK_NO_INLINE static void parts_do(const struct ck_parts_args *p, struct parts_meanwhile *m) {
+CK_NO_INLINE static void parts_leave(const struct ck_parts_args *p, struct parts_meanwhile *m) {
   parts_put_rows(p, &m->out, m->rows);
+}
+
+CK_NO_INLINE static void parts_near(struct parts_meanwhile *m) {
   for (int64_t i = m->lines; i > 0 && m->now < AHEADS;) {
     struct ck_ahead *ahead = &m->ahead[m->now];
     if (ahead->at >= ahead->end) {
@@ -217,13 +235,12 @@ CK_INLINE void parts_load_columns(const struct parts_place *at, int part, const 
   if (vectors > 1) VT_LOAD(7, b + PARTS * PART_BYTES);
 }
 
-CK_INLINE void parts_dot(const struct ck_parts_args *p, struct parts_meanwhile *m, const int tiles,
-                         const int vectors) {
+CK_INLINE void parts_dot(struct parts_meanwhile *m, const int tiles, const int vectors) {
   VT_DOT(0, 4, 6);
   if (vectors > 1) VT_DOT(1, 4, 7);
   if (tiles > 1) VT_DOT(2, 5, 6);
   if (tiles > 1 && vectors > 1) VT_DOT(3, 5, 7);
-  parts_do(p, m);
+  parts_near(m);
 }
 
 /* The six products of 2L terms, the largest last; each shares an operand with the one before it.
@@ -233,32 +250,34 @@ CK_INLINE void parts_add_terms(const struct ck_parts_args *p, struct parts_meanw
   if (p->planar) {
     parts_load_rows(at, 2, tiles);
     parts_load_columns(at, 0, vectors);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_rows(at, 1, tiles);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_columns(at, 1, vectors);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
+    parts_leave(p, m);
     parts_load_rows(at, 0, tiles);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_columns(at, 2, vectors);
+    parts_dot(m, tiles, vectors);
+    parts_load_columns(at, 0, vectors);
   } else {
     parts_load_rows(at, 0, tiles);
     parts_load_columns(at, 2, vectors);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_columns(at, 1, vectors);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_rows(at, 1, tiles);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
+    parts_leave(p, m);
     parts_load_columns(at, 0, vectors);
-    parts_dot(p, m, tiles, vectors);
+    parts_dot(m, tiles, vectors);
     parts_load_rows(at, 2, tiles);
-  }
-  parts_dot(p, m, tiles, vectors);
-  if (p->planar)
-    parts_load_columns(at, 0, vectors);
-  else
+    parts_dot(m, tiles, vectors);
     parts_load_rows(at, 0, tiles);
-  parts_dot(p, m, tiles, vectors);
+  }
+  parts_dot(m, tiles, vectors);
+  parts_leave(p, m);
 }
 
 CK_INLINE void parts_sum(const struct ck_parts_args *p, struct parts_meanwhile *m,
@@ -272,10 +291,11 @@ CK_INLINE void parts_sum(const struct ck_parts_args *p, struct parts_meanwhile *
     at.a += PARTS * PART_BYTES;
     at.b += vectors * PARTS * PART_BYTES;
   }
-  VT_STORE(0, sums);
-  if (vectors > 1) VT_STORE(1, sums + PARTS_SUMS);
-  if (tiles > 1) VT_STORE(2, sums + vectors * PARTS_SUMS);
-  if (tiles > 1 && vectors > 1) VT_STORE(3, sums + 3 * PARTS_SUMS);
+  real *below = sums + vectors * PARTS_SUMS;
+  VT_STORE(0, sums, vectors);
+  if (vectors > 1) VT_STORE(1, sums + VF_LANES, vectors);
+  if (tiles > 1) VT_STORE(2, below, vectors);
+  if (tiles > 1 && vectors > 1) VT_STORE(3, below + VF_LANES, vectors);
 }
 
 /* Make those sums again that are infinite or NaN, row by row. */
@@ -298,11 +318,9 @@ static void parts_again(const struct ck_parts_args *p, const struct parts_out *o
   for (int64_t r = 0; r < out->rows; ++r) {
     g.a = parts_row(p, out->row + r);
     CK_AVX512_FN(gemm)(&g);
-    for (int64_t v = 0; v < vectors; ++v) {
-      real *sums = out->sums + (r / VT_ROWS * vectors + v) * PARTS_SUMS + r % VT_ROWS * VF_LANES;
-      for (int64_t j = 0; j < VF_LANES; ++j)
-        if (!isfinite(sums[j])) sums[j] = again[v * VF_LANES + j];
-    }
+    real *sums = out->sums + r * vectors * VF_LANES;
+    for (int64_t j = 0; j < vectors * VF_LANES; ++j)
+      if (!isfinite(sums[j])) sums[j] = again[j];
   }
 }
 
@@ -320,15 +338,10 @@ static void parts_finish(const struct ck_parts_args *p, struct parts_out *out) {
 
 enum { PARTS_ROWS = PARTS_TILES * VT_ROWS };
 
-CK_INLINE bool parts_are_finite(const struct parts_out *out, const int vectors) {
+CK_INLINE bool parts_are_finite(const struct parts_out *out) {
   vf zero = vf_zero();
-  for (int64_t r = 0; r < out->rows; ++r) {
-    CK_UNROLL
-    for (int v = 0; v < vectors; ++v)
-      zero = vf_fma(
-          vf_load(out->sums + (r / VT_ROWS * vectors + v) * PARTS_SUMS + r % VT_ROWS * VF_LANES),
-          vf_zero(), zero);
-  }
+  for (int64_t i = 0; i < out->rows * out->panel.vectors; ++i)
+    zero = vf_fma(vf_load(out->sums + i * VF_LANES), vf_zero(), zero);
   return vt_no_nan(zero);
 }
 
@@ -348,7 +361,7 @@ CK_INLINE void parts_tiles(const struct ck_parts_args *p, struct parts_meanwhile
     parts_sum(p, m, at, to, 1, vectors);
   parts_finish(p, &m->out);
   m->out = (struct parts_out){*panel, to, row, rows, 0, vf_zero()};
-  if (parts_continue(p) && !parts_are_finite(&m->out, vectors)) parts_again(p, &m->out);
+  if (parts_continue(p) && !parts_are_finite(&m->out)) parts_again(p, &m->out);
 }
 
 /* A panel of columns, those rows of it. */
@@ -369,11 +382,11 @@ CK_INLINE void parts_panel_rows(const struct ck_parts_args *p, struct parts_mean
 }
 
 static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
-  enum { PRODUCTS = 6, MOST_LINES = 8 };
-  const int64_t products = PRODUCTS * ck_ceil_div(p->terms, PARTS_TERMS);
+  enum { LEAVES = 2, PRODUCTS = 6, MOST_LINES = 8 };
+  const int64_t steps = ck_ceil_div(p->terms, PARTS_TERMS);
   const int64_t panels = ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
-  const int64_t all = products * ck_ceil_div(p->rows, PARTS_ROWS) * panels;
-  struct parts_meanwhile m = {.rows = ck_ceil_div(PARTS_ROWS, products)};
+  const int64_t all = PRODUCTS * steps * ck_ceil_div(p->rows, PARTS_ROWS) * panels;
+  struct parts_meanwhile m = {.rows = ck_ceil_div(PARTS_ROWS, LEAVES * steps)};
   int64_t bytes = p->planar ? 0 : (panels - 1) * parts_panel_at(p, 0).bytes;
   for (int i = 1; i < AHEADS; ++i) {
     m.ahead[i] = p->ahead[i - 1];
