@@ -33,7 +33,8 @@ int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows) {
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y) {
   const ck_image *i = &run->image;
   if (y < 0 || y >= i->height) return NULL;
-  return ck_at(run->x, (image * i->height + y) * i->width * i->channels, run->op->kernels->element);
+  return ck_at(run->x, (image * i->height + y) * i->width * ck_x_step(run),
+               run->op->kernels->element);
 }
 
 /* ------------------------------------------------------------------------------------ 3x3 kernels
@@ -80,7 +81,7 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
       .out_step = target->out_step,
       .channel_begin = target->channel_begin,
       .channel_end = target->channel_end,
-      .pixel_step = run->image.channels,
+      .pixel_step = ck_x_step(run),
       .in_w = run->image.width,
       .out_w = block->cols,
       .x0 = block->x * op->conv.window.stride_w - run->image.pad_left,

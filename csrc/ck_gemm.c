@@ -73,7 +73,7 @@ static bool likes_large(const struct ck_run *run) {
 /* Pixels that a fill likes to make at once: rows of a depthwise 3x3. */
 static int64_t pixels_together(const struct ck_run *run) {
   if (run->op->kind != CK_OP_SEPARABLE || !ck_dw_3x3(run)) return 1;
-  return ck_dw_rows(run, run->image.channels, run->out_h) * run->out_w;
+  return ck_dw_rows(run, ck_x_step(run), run->out_h) * run->out_w;
 }
 
 /* A panel of weights that stays in L1 is read faster, but sums that wait in y for the next range
@@ -195,7 +195,7 @@ static int64_t rows_read(const struct ck_run *run, const struct ck_block *block)
 static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_block *block,
                                      const struct ck_block *next) {
   const struct ck_run *run = g->run;
-  const int64_t row = run->image.width * ck_x_channels(run);
+  const int64_t row = run->image.width * ck_x_step(run);
   const int64_t begin = next->image == block->image ? rows_read(run, block) : 0;
   const int64_t rows = rows_read(run, next) - begin;
   const int64_t at = (next->image * run->image.height + begin) * row;

@@ -414,6 +414,7 @@ struct ck_run {
   int64_t out_channels;
   const void *x, *residual;
   void *y;
+  int64_t x_step, y_step;  /* elements from one pixel to the next; 0: as many as are in it */
   const ck_deform *deform; /* of a deformable convolution */
   int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
@@ -719,8 +720,12 @@ CK_INLINE void *ck_at_mut(void *base, int64_t elements, int element) {
 CK_INLINE struct ck_span ck_channels(const struct ck_run *run) {
   return run->only.end ? run->only : (struct ck_span){0, run->out_channels};
 }
-CK_INLINE int64_t ck_x_channels(const struct ck_run *run) {
+CK_INLINE int64_t ck_x_step(const struct ck_run *run) {
+  if (run->x_step) return run->x_step;
   return run->expand ? run->expand->conv.in_channels : run->image.channels;
+}
+CK_INLINE int64_t ck_y_step(const struct ck_run *run) {
+  return run->y_step ? run->y_step : run->out_channels;
 }
 /* NCHW: elements from one plane of the output to the next. */
 CK_INLINE int64_t ck_out_plane(const struct ck_run *run) {

@@ -199,6 +199,34 @@ static void put_inside(struct ck_plan *p, int64_t i) {
   }
 }
 
+/* ------------------------------------------------------- arrays with room between pixels */
+
+/* A depthwise 3x3 goes along pixels with one vector of channels. Where pixels lie a multiple of so
+ * many bytes apart they share few sets of L1, and what comes near of the next vector meanwhile is
+ * evicted before it is read (a Xeon, 128 to 512 channels: 1.2 to 1.7 times as long as with a line
+ * of room between pixels; MobileNetV1 1.01 times as fast with it). */
+enum { CONFLICT_BYTES = 512 };
+
+static bool is_separable(const struct step *s) {
+  return s->said.op && s->said.op->kind == CK_OP_SEPARABLE && s->said.op->conv.layout == CK_NHWC &&
+         s->said.residual < 0;
+}
+
+/* Leave room between the pixels that step i makes, if a depthwise 3x3 is all that reads them. */
+static void part_pixels(struct ck_plan *p, int64_t i) {
+  struct step *s = &p->step[i], *reader;
+  struct array *made = &p->array[i + 1];
+  const int64_t at = only_reader(p, i + 1);
+  if (at < 0 || !is_separable(s)) return;
+  reader = &p->step[at];
+  if (!is_separable(reader) || reader->run.expand || !ck_dw_3x3(&reader->run)) return;
+  const struct ck_kernels *k = s->said.op->kernels;
+  if (s->run.out_channels * k->element % CONFLICT_BYTES) return;
+  s->run.y_step = reader->run.x_step = s->run.out_channels + CK_ALIGN / k->element;
+  made->row_bytes = s->run.out_w * s->run.y_step * k->element;
+  made->bytes = s->run.image.batch * s->run.out_h * made->row_bytes;
+}
+
 /* ------------------------------------------------------------------- bands of a group */
 
 /* Nothing has been made yet; rows of padding, before those of the image, may be. */
@@ -270,7 +298,7 @@ static void rows_kept(const struct ck_plan *p, const struct group *g, int64_t *r
 /* ------------------------------------------------------------------- which steps to group */
 
 static int64_t input_row_bytes(const struct ck_run *run) {
-  return run->image.width * ck_x_channels(run) * run->op->kernels->element;
+  return run->image.width * ck_x_step(run) * run->op->kernels->element;
 }
 
 /* Steps first .. end - 1 are a chain, and what is between them is read by nobody else. */
@@ -706,6 +734,7 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   for (int64_t i = 0; i < p->steps && status == CK_OK; ++i)
     if (goes_inside(p, i)) put_inside(p, i);
   for (int64_t i = 0; i + 1 < p->steps; ++i) p->step[i].run.next = p->step[i + 1].said.op;
+  for (int64_t i = 0; i + 1 < p->steps && status == CK_OK; ++i) part_pixels(p, i);
   if (status == CK_OK) status = group_steps(p);
   if (status == CK_OK) status = place_arrays(p);
   if (status == CK_OK) status = find_workspace(p);

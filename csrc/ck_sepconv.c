@@ -39,7 +39,7 @@ static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill 
       .run = run,
       .residual = run->residual ? ck_at(run->residual, channels.begin, element) : NULL,
       .y = run->y ? ck_at_mut(run->y, channels.begin, element) : NULL,
-      .y_step = op->conv.out_channels,
+      .y_step = ck_y_step(run),
       .activation = op->conv.activation,
   };
   return g;

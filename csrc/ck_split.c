@@ -118,9 +118,9 @@ static bool next_piece(const struct ck_split *s, struct part *part) {
   part->run.image.pad_top = image->pad_top - p.y * run->op->conv.window.stride_h;
   part->run.out_h = p.rows;
   if (run->x)
-    part->run.x = ck_at(run->x, p.image * image->height * image->width * ck_x_channels(run),
+    part->run.x = ck_at(run->x, p.image * image->height * image->width * ck_x_step(run),
                         run->op->kernels->element);
-  part->run.y = array_from(run, run->y, run->out_channels, &p);
+  part->run.y = array_from(run, run->y, ck_y_step(run), &p);
   part->run.residual = array_from(run, run->residual, run->out_channels, &p);
   if (run->deform) {
     const ck_window *w = &run->op->conv.window;

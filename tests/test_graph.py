@@ -231,6 +231,31 @@ def test_dense_layers_behind_a_network(threads, batch):
     np.testing.assert_array_equal(graph(x, threads=threads), one_by_one(graph, x))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 3], ids="threads_{}".format)
+def test_room_between_pixels(threads, dtype):
+    """128 channels and more leave some for the depthwise 3x3 behind, unless others read them, too."""
+
+    def separable(channels, out, stride=1, kernel=3, **options):
+        depthwise = random(kernel, kernel, channels, dtype=dtype)
+        pointwise = random(channels, out, dtype=dtype) / channels
+        return ck.SeparableConv2d(depthwise, pointwise, stride=stride, padding="same", **options)
+
+    graph = ck.Graph(
+        [
+            ("a", separable(16, 128, activation="silu"), "input"),
+            ("b", separable(128, 256, 2), "a"),
+            ("read twice", separable(256, 256), "b"),
+            ("added", separable(256, 256), "read twice", "read twice"),
+            ("c", separable(256, 128), "added"),
+            ("5x5 reads", separable(128, 128, kernel=5), "c"),
+            ("last", separable(128, 128, 2), "5x5 reads"),
+        ]
+    )
+    x = random(2, 19, 23, 16, dtype=dtype)
+    np.testing.assert_array_equal(graph(x, threads=threads), one_by_one(graph, x))
+
+
 def test_a_residual_from_far_behind():
     """The band keeps what the residual reads later, though nothing else does."""
     wide = 16
