@@ -234,7 +234,7 @@ def test_dense_layers_behind_a_network(threads, batch):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("threads", [1, 3], ids="threads_{}".format)
 def test_room_between_pixels(threads, dtype):
-    """128 channels and more leave some for the depthwise 3x3 behind, unless others read them, too."""
+    """For the depthwise 3x3 behind 128 channels and more, unless others read them, too."""
 
     def separable(channels, out, stride=1, kernel=3, **options):
         depthwise = random(kernel, kernel, channels, dtype=dtype)
