@@ -43,6 +43,10 @@ cdef extern from "convkern.h" nogil:
         int64_t dilation_h
         int64_t dilation_w
 
+    ctypedef enum ck_precision:
+        CK_PRECISION_FULL
+        CK_PRECISION_FAST
+
     ctypedef struct ck_conv:
         ck_isa isa
         ck_dtype dtype
@@ -54,6 +58,7 @@ cdef extern from "convkern.h" nogil:
         int64_t multiplier
         ck_activation dw_activation
         ck_activation activation
+        ck_precision precision
 
     ctypedef struct ck_weights:
         const void *data

@@ -59,6 +59,7 @@ cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
     c.groups = groups
     c.multiplier = multiplier
     c.dw_activation = _activation(dw_activation)
+    c.precision = CK_PRECISION_FULL
     c.activation = _activation(activation)
     return c
 

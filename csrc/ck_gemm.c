@@ -312,6 +312,10 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
   }
 }
 
+static bool is_fast(const struct ck_gemm *g) {
+  return g->run->op->conv.precision == CK_PRECISION_FAST;
+}
+
 /* The same, in parts: the panel is converted, and one call goes through all panels of weights. */
 static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block,
                            const struct ck_block *next, const struct ck_panel *panel, int64_t first,
@@ -340,6 +344,7 @@ static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block
       .columns = w->columns,
       .begin = begin,
       .terms = end - begin,
+      .fast = is_fast(g),
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
   };
@@ -438,6 +443,7 @@ static void multiply_planar_parts(const struct ck_gemm *g, const struct ck_block
       .columns = block->pixels,
       .terms = end - begin,
       .planar = true,
+      .fast = is_fast(g),
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY});
   if (last && g->activation.kind != CK_ACT_CLAMP)

@@ -98,6 +98,7 @@ struct ck_parts_args {
   int64_t rows, columns;
   int64_t begin, terms; /* the range's first term in a panel, a multiple of part_terms; how many */
   bool planar;          /* a is the weights, b the pixels */
+  bool fast;            /* three products of parts, not six */
   bool underflow;       /* the answer of split_rows: some number was too small for three parts */
   double low, high;
   struct ck_ahead ahead[3]; /* what is brought near after b, in this order */

@@ -51,7 +51,8 @@ ck_status ck_check_conv(enum ck_op_kind kind, const ck_conv *conv) {
   const ck_window *w = &conv->window;
   const bool spatial = kind == CK_OP_SPATIAL;
   int64_t product;
-  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT || (unsigned)conv->layout > CK_NCHW)
+  if ((unsigned)conv->dtype >= CK_DTYPE_COUNT || (unsigned)conv->layout > CK_NCHW ||
+      (unsigned)conv->precision >= CK_PRECISION_COUNT)
     return CK_E_SHAPE;
   if (w->kernel_h < 1 || w->kernel_w < 1 || w->stride_h < 1 || w->stride_w < 1 ||
       w->dilation_h < 1 || w->dilation_w < 1 || conv->in_channels < (spatial ? 0 : 1))

@@ -66,6 +66,11 @@ typedef struct ck_window {
   int64_t dilation_h, dilation_w;
 } ck_window;
 
+/* How near to the exact sums float32 comes out. Where it is multiplied in parts, fast leaves out
+ * half of the products of these, and 2^-16 of each product with them; elsewhere both are the same.
+ */
+typedef enum { CK_PRECISION_FULL, CK_PRECISION_FAST, CK_PRECISION_COUNT } ck_precision;
+
 /* What an operation is, without its weights.
  *   conv2d     in_channels -> out_channels in groups; multiplier is ignored
  *   deform     as conv2d
@@ -82,6 +87,7 @@ typedef struct ck_conv {
   int64_t groups, multiplier;
   ck_activation dw_activation; /* separable: between the two */
   ck_activation activation;
+  ck_precision precision;
 } ck_conv;
 
 /* Weights as a strided 4-D array; strides in elements, any sign.
