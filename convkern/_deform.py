@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, runtime
-from ._geometry import ImageShape, as_same_dtype, check_memory, usable
+from ._geometry import ImageShape, as_array, as_same_dtype, check_memory, usable
 from ._operation import (
     Layouts,
     Operation,
@@ -51,8 +51,9 @@ class DeformOperation(Operation):
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
+        w = as_array(name, "w", w)
         self.w = conv_view(name, "w", w, self.layouts.weights)
-        self.w_shape = np.shape(w)
+        self.w_shape = w.shape
         kh, kw, group_channels, out_channels = self.w.shape
         self.window = as_window(name, (kh, kw), stride, padding, dilation)
         self.channels = (group_channels, out_channels, 1, 1)  # of one group: x says how many

@@ -44,14 +44,12 @@ def as_int(op: str, name: str, value: Any, minimum: int) -> int:
 
 
 def is_sequence(value: Any) -> bool:
-    if type(value) is int:  # most are, and every test here counts in a call's microseconds
-        return False
     return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def as_pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
     """An integer for both axes, or a pair (vertical, horizontal)."""
-    if not is_sequence(value):
+    if type(value) is int or not is_sequence(value):  # most are one; every test counts in a call
         number = as_int(op, name, value, minimum)
         return number, number
     if len(value) != 2:
@@ -93,7 +91,7 @@ def as_padding(op: str, value: Any) -> Padding:
     if isinstance(value, str):
         name = as_choice(op, "padding", value, PADDING_NAMES)
         return (0, 0, 0, 0) if name == "valid" else name
-    if not is_sequence(value):
+    if type(value) is int or not is_sequence(value):
         number = as_int(op, "padding", value, 0)
         return number, number, number, number
     if len(value) != 2:

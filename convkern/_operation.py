@@ -93,9 +93,8 @@ def _strided(w: np.ndarray) -> np.ndarray:
     return w if whole and flags.aligned else usable(w)
 
 
-def conv_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+def conv_view(op: str, name: str, array: np.ndarray, weight_layout: str) -> np.ndarray:
     """(kh, kw, C / groups, N) in either order of axes."""
-    array = as_array(op, name, w)
     if array.ndim != 4:
         order = "(kh, kw, C/groups, N)" if weight_layout == "HWIO" else "(N, C/groups, kh, kw)"
         raise ValueError(
@@ -105,13 +104,12 @@ def conv_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
     return _strided(array if weight_layout == "HWIO" else array.transpose(2, 3, 1, 0))
 
 
-def depthwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+def depthwise_view(op: str, name: str, array: np.ndarray, weight_layout: str) -> np.ndarray:
     """(kh, kw, C, multiplier) in either order of axes.
 
     OIHW weights do not say what the multiplier is: they are seen as (kh, kw, C * multiplier, 1),
     and the image decides.
     """
-    array = as_array(op, name, w)
     hwio = weight_layout == "HWIO"
     if hwio and array.ndim not in (3, 4):
         raise ValueError(
@@ -129,9 +127,8 @@ def depthwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray
     return _strided(array if array.ndim == 4 else array[..., None])
 
 
-def pointwise_view(op: str, name: str, w: Any, weight_layout: str) -> np.ndarray:
+def pointwise_view(op: str, name: str, array: np.ndarray, weight_layout: str) -> np.ndarray:
     """(1, 1, C, N) from 2-D or 4-D weights in either order of axes."""
-    array = as_array(op, name, w)
     spatial = array.shape[:2] if weight_layout == "HWIO" else array.shape[2:]
     if array.ndim == 2:
         view = array if weight_layout == "HWIO" else array.T
@@ -339,14 +336,15 @@ class Conv2dOperation(Operation):
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
+        w = as_array(name, "w", w)
         self.w = conv_view(name, "w", w, self.layouts.weights)
-        self.w_shape = np.shape(w)
+        self.w_shape = w.shape
         kh, kw, group_channels, out_channels = self.w.shape
         self.window = as_window(name, (kh, kw), stride, padding, dilation)
         groups = as_int(name, "groups", groups, 1)
         if out_channels % groups:
             raise ValueError(
-                f"{name}: w has shape {np.shape(w)} ({self.layouts.weights}), {out_channels} "
+                f"{name}: w has shape {w.shape} ({self.layouts.weights}), {out_channels} "
                 f"output channels, which groups={groups} must divide"
             )
         self.channels = (group_channels * groups, out_channels, groups, 1)
@@ -363,8 +361,9 @@ class DepthwiseOperation(Operation):
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
+        w = as_array(name, "w", w)
         self.w = depthwise_view(name, "w", w, self.layouts.weights)
-        self.w_shape = np.shape(w)
+        self.w_shape = w.shape
         kh, kw, channels, multiplier = self.w.shape
         self.window = as_window(name, (kh, kw), stride, padding, dilation)
         self.channels = (channels, channels * multiplier, 1, multiplier)
@@ -381,8 +380,9 @@ class PointwiseOperation(Operation):
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
+        w = as_array(name, "w", w)
         self.w = pointwise_view(name, "w", w, self.layouts.weights)
-        self.w_shape = np.shape(w)
+        self.w_shape = w.shape
         in_channels, out_channels = self.w.shape[2:]
         self.window = as_window(name, (1, 1), stride)
         self.channels = (in_channels, out_channels, 1, 1)
@@ -401,16 +401,17 @@ class SeparableOperation(Operation):
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
+        dw = as_array(name, "dw", dw)
         self.dw = depthwise_view(name, "dw", dw, self.layouts.weights)
-        as_same_dtype(name, "pw", pw, self.dw.dtype, "dw")
+        pw = as_same_dtype(name, "pw", pw, dw.dtype, "dw")
         self.w = pointwise_view(name, "pw", pw, self.layouts.weights)
-        self.w_shape = np.shape(dw)
+        self.w_shape = dw.shape
         kh, kw, channels, multiplier = self.dw.shape
         middle, out_channels = self.w.shape[2:]
         if middle != channels * multiplier:
             raise ValueError(
-                f"{name}: dw has shape {np.shape(dw)}, {channels * multiplier} output channels, "
-                f"but pw has shape {np.shape(pw)} ({self.layouts.weights}) and takes {middle}"
+                f"{name}: dw has shape {dw.shape}, {channels * multiplier} output channels, "
+                f"but pw has shape {pw.shape} ({self.layouts.weights}) and takes {middle}"
             )
         self.window = as_window(name, (kh, kw), stride, padding, dilation)
         self.channels = (channels, out_channels, 1, multiplier)
