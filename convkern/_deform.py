@@ -26,24 +26,20 @@ from ._operation import (
 )
 
 
-class PackedByGroups:
+class PackedByGroups(dict[int, _core.Op]):
     """Weights packed for the ISA in use when this was made, for any number of groups."""
 
     def __init__(self, operation: DeformOperation) -> None:
         self._operation = operation
         self._isa = runtime.isa_number()
-        self._packed: dict[int, _core.Op] = {}
 
-    def __getitem__(self, groups: int) -> _core.Op:
-        packed = self._packed.get(groups)
-        if packed is None:
-            packed = self._packed[groups] = self._operation.pack_for(groups, self._isa)
+    def __missing__(self, groups: int) -> _core.Op:
+        packed = self[groups] = self._operation.pack_for(groups, self._isa)
         return packed
 
 
 class DeformOperation(Operation):
     kind = "deform"
-    _last_fit: tuple[Any, int] | None = None
 
     def __init__(
         self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
@@ -133,15 +129,12 @@ class DeformOperation(Operation):
             )
         return groups
 
-    def fit(self, plan: Plan, offset_shape: Any, mask_shape: Any) -> int:
-        """The offset groups of a call; the last one's are kept, for calls that repeat it."""
-        shapes = (plan.x_shape, offset_shape, mask_shape)
-        last = self._last_fit  # read once: other threads write it
-        if last is not None and last[0] == shapes:
-            return last[1]
-        groups = self.offset_groups(plan.image, plan.result, offset_shape, mask_shape)
-        self._last_fit = (shapes, groups)
-        return groups
+    def _plan(self, x_shape: tuple[int, ...], *where: Any) -> Plan:
+        plan = super()._plan(x_shape, *where)
+        return plan._replace(
+            groups=plan.image.channels // self.in_channels,
+            offset_groups=self.offset_groups(plan.image, plan.result, *where),
+        )
 
     def run_at(
         self, x: Any, offset: Any, mask: Any, residual: Any, out: Any, threads: Any,
@@ -151,15 +144,13 @@ class DeformOperation(Operation):
         threads = runtime.num_threads(self.name, threads)
         x = as_same_dtype(self.name, "x", x, self.w.dtype, "w")
         offset = as_same_dtype(self.name, "offset", offset, x.dtype)
-        plan = self.plan(x.shape)
         if mask is not None:
             mask = as_same_dtype(self.name, "mask", mask, x.dtype)
-        offset_groups = self.fit(plan, offset.shape, None if mask is None else mask.shape)
+        plan = self.plan(x.shape, offset.shape, None if mask is None else mask.shape)
         residual = as_residual(self.name, residual, plan.shape, x.dtype)
         check_out(self.name, out, plan.shape, x.dtype)
-        groups = plan.image.channels // self.in_channels
-        op = self.pack_for(groups, runtime.isa_number()) if packed is None else packed[groups]
-        moved = (usable(offset), None if mask is None else usable(mask), offset_groups)
+        op = (self.pack() if packed is None else packed)[plan.groups]
+        moved = (usable(offset), None if mask is None else usable(mask), plan.offset_groups)
         whole = out is not None and _core.in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
         residual = None if residual is None else usable(residual)

@@ -173,11 +173,18 @@ def as_window(
 class Plan(NamedTuple):
     """What a run needs to know of its shapes."""
 
-    x_shape: tuple[int, ...]
+    inputs: tuple[Any, ...]  # the shape of x; of a deformable one's offset and mask (or None), too
     shape: tuple[int, ...]  # of the result, in its layout
     sizes: tuple[int, ...]  # batch, height, width, channels, top, bottom, left, right
     image: ImageShape
     result: ImageShape
+    groups: int = 1  # of a deformable one, which only its inputs say
+    offset_groups: int = 1
+
+
+_MOST_PLANS = 256
+_plans: dict[tuple[Any, ...], Plan] = {}
+"""What functions planned last: they make an operation for every call, often of the same sizes."""
 
 
 class Operation:
@@ -276,18 +283,31 @@ class Operation:
         packed.run(plan.sizes, usable(x), residual, y, threads)
         return deliver(y, out)
 
-    def plan(self, x_shape: tuple[int, ...]) -> Plan:
-        """What follows from the shape of x; the last one is kept, for calls that repeat it."""
+    def plan(self, *inputs: Any) -> Plan:
+        """What follows from the shapes of the inputs; a layer keeps its last one at hand."""
         plan = self._last_plan
-        if plan is not None and plan.x_shape == x_shape:
-            return plan
+        if plan is None or plan.inputs != inputs:
+            self._last_plan = plan = self._recall(inputs)
+        return plan
+
+    def _recall(self, inputs: tuple[Any, ...]) -> Plan:
+        """A plan that was made before for the like of this operation, or a new one."""
+        key = (self.kind, self.layouts, self.window, self.channels, self.w.itemsize, inputs)
+        plan = _plans.get(key)
+        if plan is None:
+            plan = self._plan(*inputs)
+            if len(_plans) >= _MOST_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+        return plan
+
+    def _plan(self, x_shape: tuple[int, ...], *where: Any) -> Plan:
         image, result = self.shapes(x_shape)
         shape = result.shape(self.layouts.image)
         check_memory(self.name, shape, self.w.itemsize)
-        sizes = (image.batch, image.height, image.width, image.channels)
         padding = self.window.padding_for(image.height, image.width)
-        self._last_plan = plan = Plan(x_shape, shape, (*sizes, *padding), image, result)
-        return plan
+        sizes = (image.batch, image.height, image.width, image.channels, *padding)
+        return Plan((x_shape, *where), shape, sizes, image, result)
 
 
 def as_residual(

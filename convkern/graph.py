@@ -497,12 +497,12 @@ def _separable(depthwise: _Step, pointwise: Any) -> SeparableConv2d | None:
 def _operation(step: _Step, shapes: list[tuple[int, ...]]) -> tuple[Any, tuple[int, ...], int]:
     """What C runs for a step, the sizes of its image, and its offset groups."""
     operation, packed = step.layer._operation, step.layer._packed
-    plan = operation.plan(shapes[0])
     if isinstance(step.layer, _Pool):
+        plan = operation.plan(shapes[0])
         window = plan.window
         pooling = (operation.kind, packed, window.flat(), window.ceil_mode)
         return (*pooling, operation.count_include_pad), plan.sizes, 0
     if isinstance(step.layer, DeformConv2d):
-        offset_groups = operation.fit(plan, *[*shapes[1:], None][:2])
-        return packed[plan.image.channels // operation.in_channels], plan.sizes, offset_groups
-    return packed, plan.sizes, 0
+        plan = operation.plan(*[*shapes, None][:3])
+        return packed[plan.groups], plan.sizes, plan.offset_groups
+    return packed, operation.plan(shapes[0]).sizes, 0
