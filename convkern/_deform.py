@@ -147,12 +147,13 @@ class DeformOperation(Operation):
         if mask is not None:
             mask = as_same_dtype(self.name, "mask", mask, x.dtype)
         plan = self.plan(x.shape, offset.shape, None if mask is None else mask.shape)
-        residual = as_residual(self.name, residual, plan.shape, x.dtype)
-        check_out(self.name, out, plan.shape, x.dtype)
+        if residual is not None:
+            residual = as_residual(self.name, residual, plan.shape, x.dtype)
+        if out is not None:
+            check_out(self.name, out, plan.shape, x.dtype)
         op = (self.pack() if packed is None else packed)[plan.groups]
-        moved = (usable(offset), None if mask is None else usable(mask), plan.offset_groups)
+        x, offset, mask = usable(x), usable(offset), None if mask is None else usable(mask)
         whole = out is not None and _core.in_place(out, x, residual, offset, mask)
         y = out if whole else np.empty(plan.shape, x.dtype)
-        residual = None if residual is None else usable(residual)
-        op.run(plan.sizes, usable(x), residual, y, threads, *moved)
+        op.run(plan.sizes, x, residual, y, threads, offset, mask, plan.offset_groups)
         return deliver(y, out)

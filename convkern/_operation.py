@@ -274,13 +274,15 @@ class Operation:
         x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
         shape = plan.shape
-        residual = as_residual(self.name, residual, shape, x.dtype)
-        check_out(self.name, out, shape, x.dtype)
+        if residual is not None:
+            residual = as_residual(self.name, residual, shape, x.dtype)
+        if out is not None:
+            check_out(self.name, out, shape, x.dtype)
         packed = self.pack() if packed is None else packed
+        x = usable(x)
         whole = out is not None and _core.in_place(out, x, residual)
         y = out if whole else np.empty(shape, x.dtype)
-        residual = None if residual is None else usable(residual)
-        packed.run(plan.sizes, usable(x), residual, y, threads)
+        packed.run(plan.sizes, x, residual, y, threads)
         return deliver(y, out)
 
     def plan(self, *inputs: Any) -> Plan:
@@ -310,22 +312,16 @@ class Operation:
         return Plan((x_shape, *where), shape, sizes, image, result)
 
 
-def as_residual(
-    op: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray | None:
-    if residual is None:
-        return None
+def as_residual(op: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     array = as_same_dtype(op, "residual", residual, dtype)
     if array.shape != shape:
         raise ValueError(
             f"{op}: residual has shape {array.shape}; it must have the output's, {shape}"
         )
-    return array
+    return usable(array)
 
 
 def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    if out is None:
-        return
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{op}: out must be an ndarray, not {type(out).__name__}")
     if out.dtype != dtype or not out.dtype.isnative:

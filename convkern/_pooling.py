@@ -67,7 +67,8 @@ class Pooling:
         x = as_array(self.name, "x", x)
         plan = self.plan(x.shape)
         check_memory(self.name, plan.shape, x.itemsize)
-        check_out(self.name, out, plan.shape, x.dtype)
+        if out is not None:
+            check_out(self.name, out, plan.shape, x.dtype)
         y = out if out is not None and _core.in_place(out, x) else np.empty(plan.shape, x.dtype)
         _core.pool(
             self.name,

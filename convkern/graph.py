@@ -243,7 +243,8 @@ class Graph:
         program = self._program(x.shape, x.dtype, threads)
         shape = program.shapes[self._output]
         check_memory(name, shape, x.itemsize)
-        check_out(name, out, shape, x.dtype)
+        if out is not None:
+            check_out(name, out, shape, x.dtype)
         y = out if out is not None and _core.in_place(out, x) else np.empty(shape, x.dtype)
         if y.size:
             program.packed.run(usable(x), y)

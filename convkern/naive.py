@@ -111,8 +111,10 @@ def _run(
     x = as_same_dtype(name, "x", x, operation.w.dtype, operation.w_name)
     image, result = operation.shapes(x.shape)
     shape = result.shape(operation.layouts.image)
-    residual = as_residual(name, residual, shape, x.dtype)
-    check_out(name, out, shape, x.dtype)
+    if residual is not None:
+        residual = as_residual(name, residual, shape, x.dtype)
+    if out is not None:
+        check_out(name, out, shape, x.dtype)
     check_memory(name, shape, x.itemsize)
     nchw = operation.layouts.image == "NCHW"
     seen = usable((x if x.ndim == 4 else x[None]).transpose(0, 2, 3, 1) if nchw else x)
