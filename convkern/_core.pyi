@@ -9,8 +9,6 @@ ACTIVATIONS: dict[str, int]
 
 _Array = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
 
-def in_place(out: _Array, *inputs: _Array | None) -> bool: ...
-
 class Op:
     def __init__(
         self,
@@ -30,14 +28,15 @@ class Op:
     def run(
         self,
         sizes: tuple[int, ...],
+        shape: tuple[int, ...],
         x: _Array,
-        residual: _Array | None,
-        y: _Array,
+        residual: _Array | None = None,
+        out: _Array | None = None,
         threads: int = 1,
         offset: _Array | None = None,
         mask: _Array | None = None,
         offset_groups: int = 1,
-    ) -> None: ...
+    ) -> _Array: ...
 
 class Plan:
     def __init__(
@@ -47,7 +46,7 @@ class Plan:
         steps: list[tuple[Op | tuple[Any, ...], tuple[int, ...], tuple[int, int, int, int], int]],
         threads: int = 1,
     ) -> None: ...
-    def run(self, x: _Array, y: _Array) -> None: ...
+    def run(self, shape: tuple[int, ...], x: _Array, out: _Array | None = None) -> _Array: ...
     def places(self) -> tuple[list[tuple[int, int, int, int, int, bool]], int]: ...
 
 def pool(
@@ -58,10 +57,11 @@ def pool(
     ceil_mode: bool,
     count_include_pad: bool,
     sizes: tuple[int, ...],
+    shape: tuple[int, ...],
     x: _Array,
-    y: _Array,
+    out: _Array | None = None,
     threads: int = 1,
-) -> None: ...
+) -> _Array: ...
 def naive(
     name: str,
     kind: str,

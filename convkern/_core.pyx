@@ -5,6 +5,8 @@ cimport numpy as cnp
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from ._geometry import usable
+
 cnp.import_array()
 
 COMPILER = ck_compiler().decode()
@@ -88,12 +90,20 @@ cdef const void *_data(cnp.ndarray a):
 
 cdef int _check(cnp.ndarray a, ck_dtype dtype, str op) except -1:
     """What would corrupt memory if Python had it wrong."""
-    if a is None:
-        return 0
     if (not cnp.PyArray_IS_C_CONTIGUOUS(a) or not cnp.PyArray_ISALIGNED(a)
             or cnp.PyArray_ITEMSIZE(a) != (8 if dtype == CK_F64 else 4)):
         raise SystemError(f"{op}: an array that is not contiguous, or of another dtype")
     return 0
+
+
+cdef cnp.ndarray _readable(cnp.ndarray a, ck_dtype dtype, str op):
+    """An input, or none, as it is or copied so that C can read it."""
+    if a is None:
+        return None
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) or not cnp.PyArray_ISALIGNED(a):
+        a = usable(a)
+    _check(a, dtype, op)
+    return a
 
 
 cdef void _extent(cnp.ndarray a, size_t *begin, size_t *end) noexcept:
@@ -112,7 +122,7 @@ cdef void _extent(cnp.ndarray a, size_t *begin, size_t *end) noexcept:
     end[0] += <size_t>cnp.PyArray_ITEMSIZE(a)
 
 
-def in_place(cnp.ndarray out not None, *inputs):
+cdef bint _in_place(cnp.ndarray out, tuple inputs) except -1:
     """Whether C can write into `out` itself: contiguous, and apart from every input."""
     cdef size_t begin, end, first, last
     if not cnp.PyArray_IS_C_CONTIGUOUS(out) or not cnp.PyArray_ISALIGNED(out):
@@ -125,6 +135,30 @@ def in_place(cnp.ndarray out not None, *inputs):
         if first < end and begin < last:
             return False
     return True
+
+
+cdef cnp.ndarray _target(cnp.ndarray out, tuple shape, ck_dtype dtype, tuple inputs):
+    """Where C writes the result of this shape: `out`, if it can, or a new array."""
+    cdef cnp.npy_intp sizes[4]
+    cdef int axis
+    if out is not None and _in_place(out, inputs):
+        return out
+    cdef int axes = <int>len(shape)
+    if axes > 4:
+        raise SystemError("results have at most 4 axes")
+    for axis in range(axes):
+        sizes[axis] = shape[axis]
+    return cnp.PyArray_EMPTY(axes, sizes,
+                             cnp.NPY_FLOAT64 if dtype == CK_F64 else cnp.NPY_FLOAT32, 0)
+
+
+cdef cnp.ndarray _deliver(cnp.ndarray y, cnp.ndarray out):
+    """The result where the caller wants it."""
+    if out is None:
+        return y
+    if y is not out:
+        out[...] = y
+    return out
 
 
 cdef int _threads(int64_t n) noexcept:
@@ -175,10 +209,10 @@ cdef class Op:
     def __dealloc__(self):
         ck_op_destroy(self.op)
 
-    def run(self, tuple sizes, cnp.ndarray x not None, cnp.ndarray residual,
-            cnp.ndarray y not None, int64_t threads=1, cnp.ndarray offset=None,
+    def run(self, tuple sizes, tuple shape, cnp.ndarray x not None, cnp.ndarray residual=None,
+            cnp.ndarray out=None, int64_t threads=1, cnp.ndarray offset=None,
             cnp.ndarray mask=None, int64_t offset_groups=1):
-        """y = the operation on x; sizes is (batch, h, w, c, top, bottom, left, right).
+        """The operation on x, of this shape; sizes is (batch, h, w, c, top, bottom, left, right).
 
         It takes at most so many threads. A deformable one has an offset, and perhaps a mask.
         """
@@ -189,12 +223,14 @@ cdef class Op:
         cdef void *workspace
         cdef ck_status status
         cdef int most = _threads(threads)
-        _check(x, self.conv.dtype, self.name)
-        _check(residual, self.conv.dtype, self.name)
-        _check(y, self.conv.dtype, self.name)
+        cdef ck_dtype dtype = self.conv.dtype
+        cdef cnp.ndarray y = _target(out, shape, dtype, (x, residual, offset, mask))
+        _check(y, dtype, self.name)
+        x = _readable(x, dtype, self.name)
+        residual = _readable(residual, dtype, self.name)
         if offset is not None:
-            _check(offset, self.conv.dtype, self.name)
-            _check(mask, self.conv.dtype, self.name)
+            offset = _readable(offset, dtype, self.name)
+            mask = _readable(mask, dtype, self.name)
             deform.offset = cnp.PyArray_DATA(offset)
             deform.mask = _data(mask)
             deform.groups = offset_groups
@@ -212,6 +248,7 @@ cdef class Op:
                                        most, workspace, needed)
                 ck_workspace_give(workspace)
         _raise(status, self.name)
+        return _deliver(y, out)
 
 
 cdef ck_pool _pool(str kind, int isa, ck_dtype dtype, tuple window, bint ceil_mode,
@@ -227,8 +264,9 @@ cdef ck_pool _pool(str kind, int isa, ck_dtype dtype, tuple window, bint ceil_mo
 
 
 def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_include_pad,
-         tuple sizes, cnp.ndarray x not None, cnp.ndarray y not None, int64_t threads=1):
-    """y = x pooled; kind is "max" or "average", sizes and threads are those of Op.run."""
+         tuple sizes, tuple shape, cnp.ndarray x not None, cnp.ndarray out=None,
+         int64_t threads=1):
+    """x pooled; kind is "max" or "average", the rest is that of Op.run."""
     cdef ck_image image = _image(sizes)
     cdef ck_pool p = _pool(kind, isa, CK_F64 if cnp.PyArray_ITEMSIZE(x) == 8 else CK_F32, window,
                            ceil_mode, count_include_pad)
@@ -236,8 +274,9 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
     cdef void *workspace
     cdef ck_status status
     cdef int most = _threads(threads)
-    _check(x, p.dtype, name)
+    cdef cnp.ndarray y = _target(out, shape, p.dtype, (x,))
     _check(y, p.dtype, name)
+    x = _readable(x, p.dtype, name)
     _raise(ck_pool_workspace_size(&p, &image, most, &needed), name)
     cdef const void *x_data = cnp.PyArray_DATA(x)
     cdef void *y_data = cnp.PyArray_DATA(y)
@@ -249,6 +288,7 @@ def pool(str name, str kind, int isa, tuple window, bint ceil_mode, bint count_i
             status = ck_pool_run(&p, &image, x_data, y_data, most, workspace, needed)
             ck_workspace_give(workspace)
     _raise(status, name)
+    return _deliver(y, out)
 
 
 cdef class Plan:
@@ -291,12 +331,15 @@ cdef class Plan:
     def __dealloc__(self):
         ck_plan_destroy(self.plan)
 
-    def run(self, cnp.ndarray x not None, cnp.ndarray y not None):
-        """y = the network on x."""
+    def run(self, tuple shape, cnp.ndarray x not None, cnp.ndarray out=None):
+        """The network on x, of this shape; one that is empty is not run."""
         cdef ck_status status = CK_E_NOMEM
         cdef size_t needed = ck_plan_workspace_size(self.plan)
-        _check(x, self.dtype, self.name)
+        cdef cnp.ndarray y = _target(out, shape, self.dtype, (x,))
+        if cnp.PyArray_SIZE(y) == 0:
+            return _deliver(y, out)
         _check(y, self.dtype, self.name)
+        x = _readable(x, self.dtype, self.name)
         cdef const void *x_data = cnp.PyArray_DATA(x)
         cdef void *y_data = cnp.PyArray_DATA(y)
         cdef void *workspace
@@ -306,6 +349,7 @@ cdef class Plan:
                 status = ck_plan_run(self.plan, x_data, y_data, workspace, needed)
                 ck_workspace_give(workspace)
         _raise(status, self.name)
+        return _deliver(y, out)
 
     def places(self):
         """For each step what ck_place says, in its order; and the workspace."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, runtime
-from ._geometry import ImageShape, as_array, as_same_dtype, check_memory, usable
+from ._geometry import ImageShape, as_array, as_same_dtype, check_memory
 from ._operation import (
     Layouts,
     Operation,
@@ -22,7 +22,6 @@ from ._operation import (
     as_window,
     check_out,
     conv_view,
-    deliver,
 )
 
 
@@ -152,8 +151,6 @@ class DeformOperation(Operation):
         if out is not None:
             check_out(self.name, out, plan.shape, x.dtype)
         op = (self.pack() if packed is None else packed)[plan.groups]
-        x, offset, mask = usable(x), usable(offset), None if mask is None else usable(mask)
-        whole = out is not None and _core.in_place(out, x, residual, offset, mask)
-        y = out if whole else np.empty(plan.shape, x.dtype)
-        op.run(plan.sizes, x, residual, y, threads, offset, mask, plan.offset_groups)
-        return deliver(y, out)
+        return op.run(
+            plan.sizes, plan.shape, x, residual, out, threads, offset, mask, plan.offset_groups
+        )

@@ -273,17 +273,12 @@ class Operation:
         threads = runtime.num_threads(self.name, threads)
         x = as_same_dtype(self.name, "x", x, self.w.dtype, self.w_name)
         plan = self.plan(x.shape)
-        shape = plan.shape
         if residual is not None:
-            residual = as_residual(self.name, residual, shape, x.dtype)
+            residual = as_residual(self.name, residual, plan.shape, x.dtype)
         if out is not None:
-            check_out(self.name, out, shape, x.dtype)
+            check_out(self.name, out, plan.shape, x.dtype)
         packed = self.pack() if packed is None else packed
-        x = usable(x)
-        whole = out is not None and _core.in_place(out, x, residual)
-        y = out if whole else np.empty(shape, x.dtype)
-        packed.run(plan.sizes, x, residual, y, threads)
-        return deliver(y, out)
+        return packed.run(plan.sizes, plan.shape, x, residual, out, threads)
 
     def plan(self, *inputs: Any) -> Plan:
         """What follows from the shapes of the inputs; a layer keeps its last one at hand."""
@@ -318,7 +313,7 @@ def as_residual(op: str, residual: Any, shape: tuple[int, ...], dtype: np.dtype)
         raise ValueError(
             f"{op}: residual has shape {array.shape}; it must have the output's, {shape}"
         )
-    return usable(array)
+    return array
 
 
 def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -332,15 +327,6 @@ def check_out(op: str, out: Any, shape: tuple[int, ...], dtype: np.dtype) -> Non
         raise ValueError(f"{op}: out is read-only")
     if not out.flags.c_contiguous and out.size and overlaps_itself(out):
         raise ValueError(f"{op}: out has strides {out.strides}; its elements must not overlap")
-
-
-def deliver(y: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """The result where the caller wants it."""
-    if out is None:
-        return y
-    if y is not out:
-        out[...] = y
-    return out
 
 
 class Conv2dOperation(Operation):

@@ -21,9 +21,8 @@ from ._geometry import (
     as_flag,
     as_pair,
     check_memory,
-    usable,
 )
-from ._operation import as_window, check_out, deliver
+from ._operation import as_window, check_out
 
 
 class Plan(NamedTuple):
@@ -69,8 +68,7 @@ class Pooling:
         check_memory(self.name, plan.shape, x.itemsize)
         if out is not None:
             check_out(self.name, out, plan.shape, x.dtype)
-        y = out if out is not None and _core.in_place(out, x) else np.empty(plan.shape, x.dtype)
-        _core.pool(
+        return _core.pool(
             self.name,
             self.kind,
             runtime.isa_number() if isa is None else isa,
@@ -78,11 +76,11 @@ class Pooling:
             plan.window.ceil_mode,
             self.count_include_pad,
             plan.sizes,
-            usable(x),
-            y,
+            plan.shape,
+            x,
+            out,
             threads,
         )
-        return deliver(y, out)
 
     def plan(self, x_shape: tuple[int, ...]) -> Plan:
         """What follows from the shape of x; the last one is kept, for calls that repeat it."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _core, runtime
-from ._geometry import as_array, as_same_dtype, as_shape, check_memory, usable
-from ._operation import check_out, deliver
+from ._geometry import as_array, as_same_dtype, as_shape, check_memory
+from ._operation import check_out
 from .cost import Cost
 from .layers import (
     Conv2d,
@@ -245,10 +245,7 @@ class Graph:
         check_memory(name, shape, x.itemsize)
         if out is not None:
             check_out(name, out, shape, x.dtype)
-        y = out if out is not None and _core.in_place(out, x) else np.empty(shape, x.dtype)
-        if y.size:
-            program.packed.run(usable(x), y)
-        return deliver(y, out)
+        return program.packed.run(shape, x, out)
 
     def out_shape(self, x_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the result for an input of this shape, or ValueError."""

@@ -24,7 +24,6 @@ from ._operation import (
     SpatialOperation,
     as_residual,
     check_out,
-    deliver,
 )
 
 __all__ = [
@@ -142,7 +141,11 @@ def _run(
     if residual is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             y = y + residual
-    return deliver(_activate(y, operation.activation), out)
+    y = _activate(y, operation.activation)
+    if out is not None:
+        out[...] = y
+        y = out
+    return y
 
 
 def conv2d(
