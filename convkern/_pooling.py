@@ -19,10 +19,11 @@ from ._geometry import (
     as_array,
     as_choice,
     as_flag,
+    as_padding,
     as_pair,
     check_memory,
 )
-from ._operation import as_window, check_out
+from ._operation import check_out
 
 
 class Plan(NamedTuple):
@@ -108,9 +109,14 @@ def _window(
     name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> Window:
     """A window whose stride is its size unless it is said."""
-    pair = as_pair(name, "kernel", kernel, 1)
-    window = as_window(name, pair, pair if stride is None else stride, padding, dilation)
-    return window._replace(ceil_mode=as_flag(name, "ceil_mode", ceil_mode))
+    size = as_pair(name, "kernel", kernel, 1)
+    return Window(
+        size,
+        size if stride is None else as_pair(name, "stride", stride, 1),
+        as_pair(name, "dilation", dilation, 1),
+        as_padding(name, padding),
+        as_flag(name, "ceil_mode", ceil_mode),
+    )
 
 
 class MaxPooling(Pooling):
