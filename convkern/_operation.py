@@ -10,6 +10,7 @@ as one 4-D view whatever their layout, so there is one path below:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -182,9 +183,23 @@ class Plan(NamedTuple):
     offset_groups: int = 1
 
 
-_MOST_PLANS = 256
-_plans: dict[tuple[Any, ...], Plan] = {}
-"""What functions planned last: they make an operation for every call, often of the same sizes."""
+MOST_PLANS = 256
+_plans: dict[tuple[Any, ...], Any] = {}
+
+
+def recall(form: tuple[Any, ...], inputs: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+    """The plan made before for such an operation and inputs of these shapes, or a new one.
+
+    Functions make an operation for every call, most often of sizes that were there before.
+    """
+    key = (form, inputs)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = make(*inputs)
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[key] = plan
+    return plan
 
 
 class Operation:
@@ -284,18 +299,8 @@ class Operation:
         """What follows from the shapes of the inputs; a layer keeps its last one at hand."""
         plan = self._last_plan
         if plan is None or plan.inputs != inputs:
-            self._last_plan = plan = self._recall(inputs)
-        return plan
-
-    def _recall(self, inputs: tuple[Any, ...]) -> Plan:
-        """A plan that was made before for the like of this operation, or a new one."""
-        key = (self.kind, self.layouts, self.window, self.channels, self.w.itemsize, inputs)
-        plan = _plans.get(key)
-        if plan is None:
-            plan = self._plan(*inputs)
-            if len(_plans) >= _MOST_PLANS:
-                _plans.clear()
-            _plans[key] = plan
+            form = (self.kind, self.layouts, self.window, self.channels, self.w.itemsize)
+            self._last_plan = plan = recall(form, inputs, self._plan)
         return plan
 
     def _plan(self, x_shape: tuple[int, ...], *where: Any) -> Plan:

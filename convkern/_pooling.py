@@ -23,7 +23,7 @@ from ._geometry import (
     as_pair,
     check_memory,
 )
-from ._operation import check_out
+from ._operation import check_out, recall
 
 
 class Plan(NamedTuple):
@@ -87,7 +87,8 @@ class Pooling:
         """What follows from the shape of x; the last one is kept, for calls that repeat it."""
         plan = self._last_plan
         if plan is None or plan.x_shape != x_shape:
-            self._last_plan = plan = self._plan(x_shape)
+            form = (self.kind, self.layout, self.window, self.keepdims)
+            self._last_plan = plan = recall(form, (x_shape,), self._plan)
         return plan
 
     def _plan(self, x_shape: tuple[int, ...]) -> Plan:
