@@ -183,7 +183,7 @@ class Plan(NamedTuple):
     offset_groups: int = 1
 
 
-MOST_PLANS = 256
+MOST_PLANS = 64
 _plans: dict[tuple[Any, ...], Any] = {}
 
 
