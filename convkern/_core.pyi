@@ -24,6 +24,7 @@ class Op:
         dw: _Array | None = None,
         dw_bias: _Array | None = None,
         dw_activation: tuple[int, float, float] = ...,
+        fast: bool = False,
     ) -> None: ...
     def run(
         self,

@@ -50,7 +50,8 @@ cdef ck_window _window(tuple sizes) except *:
 
 cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
                    int64_t out_channels, int64_t groups, int64_t multiplier,
-                   tuple dw_activation, tuple activation, cnp.ndarray w) except *:
+                   tuple dw_activation, tuple activation, cnp.ndarray w,
+                   bint fast=False) except *:
     cdef ck_conv c
     c.isa = <ck_isa>isa
     c.layout = layout
@@ -61,7 +62,7 @@ cdef ck_conv _conv(int isa, ck_layout layout, tuple window, int64_t in_channels,
     c.groups = groups
     c.multiplier = multiplier
     c.dw_activation = _activation(dw_activation)
-    c.precision = CK_PRECISION_FULL
+    c.precision = CK_PRECISION_FAST if fast else CK_PRECISION_FULL
     c.activation = _activation(activation)
     return c
 
@@ -174,13 +175,15 @@ cdef class Op:
 
     def __cinit__(self, str name, str kind, int isa, str layout, tuple window, tuple channels,
                   cnp.ndarray w, cnp.ndarray bias, tuple activation, cnp.ndarray dw=None,
-                  cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0)):
+                  cnp.ndarray dw_bias=None, tuple dw_activation=(0, 0.0, 0.0),
+                  bint fast=False):
         cdef ck_weights w_view = _weights(w)
         cdef ck_weights dw_view
         cdef ck_status status
         in_channels, out_channels, groups, multiplier = channels
         self.conv = _conv(isa, CK_NCHW if layout == "NCHW" else CK_NHWC, window, in_channels,
-                          out_channels, groups, multiplier, dw_activation, activation, w)
+                          out_channels, groups, multiplier, dw_activation, activation, w,
+                          fast)
         self.name = name
         self.out_channels = in_channels * multiplier if kind == "depthwise" else out_channels
         memset(&dw_view, 0, sizeof(dw_view))

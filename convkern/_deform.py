@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from . import _core, runtime
-from ._geometry import ImageShape, as_array, as_same_dtype, check_memory
+from ._geometry import (
+    FAST,
+    FULL,
+    PRECISIONS,
+    ImageShape,
+    as_array,
+    as_choice,
+    as_same_dtype,
+    check_memory,
+)
 from ._operation import (
     Layouts,
     Operation,
@@ -42,7 +51,7 @@ class DeformOperation(Operation):
 
     def __init__(
         self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
-        activation: Any, layout: Any, weight_layout: Any,
+        activation: Any, layout: Any, weight_layout: Any, precision: Any = FULL,
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
@@ -54,6 +63,7 @@ class DeformOperation(Operation):
         self.channels = (group_channels, out_channels, 1, 1)  # of one group: x says how many
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
         self.activation = as_activation(name, "activation", activation)
+        self.precision = as_choice(name, "precision", precision, PRECISIONS)
 
     @property
     def taps(self) -> int:
@@ -76,6 +86,7 @@ class DeformOperation(Operation):
             self.w,
             self.bias,
             self.activation,
+            fast=self.precision == FAST,
         )
 
     def shapes(self, x_shape: Any) -> tuple[ImageShape, ImageShape]:

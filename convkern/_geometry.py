@@ -18,6 +18,7 @@ MAX_SIZE = 2**63 - 1
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 LAYOUTS = ("NHWC", "NCHW")
 WEIGHT_LAYOUTS = ("HWIO", "OIHW")
+PRECISIONS = FULL, FAST = "full", "fast"
 PADDING_NAMES = ("valid", "same", "same_lower")
 
 

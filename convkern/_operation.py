@@ -18,7 +18,10 @@ import numpy as np
 
 from . import _core, runtime
 from ._geometry import (
+    FAST,
+    FULL,
     LAYOUTS,
+    PRECISIONS,
     WEIGHT_LAYOUTS,
     ImageShape,
     Window,
@@ -221,6 +224,7 @@ class Operation:
     dw_bias: np.ndarray | None = None
     activation: Activation
     dw_activation: Activation = IDENTITY
+    precision: str = FULL
     _last_plan: Plan | None = None
 
     @property
@@ -259,6 +263,7 @@ class Operation:
             self.dw,
             self.dw_bias,
             self.dw_activation,
+            self.precision == FAST,
         )
 
     def _fits(self, image_channels: int) -> bool:
@@ -339,7 +344,7 @@ class Conv2dOperation(Operation):
 
     def __init__(
         self, name: str, w: Any, bias: Any, *, stride: Any, padding: Any, dilation: Any,
-        groups: Any, activation: Any, layout: Any, weight_layout: Any,
+        groups: Any, activation: Any, layout: Any, weight_layout: Any, precision: Any = FULL,
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
@@ -357,6 +362,7 @@ class Conv2dOperation(Operation):
         self.channels = (group_channels * groups, out_channels, groups, 1)
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
         self.activation = as_activation(name, "activation", activation)
+        self.precision = as_choice(name, "precision", precision, PRECISIONS)
 
 
 class DepthwiseOperation(Operation):
@@ -383,7 +389,7 @@ class PointwiseOperation(Operation):
 
     def __init__(
         self, name: str, w: Any, bias: Any, *, stride: Any, activation: Any, layout: Any,
-        weight_layout: Any,
+        weight_layout: Any, precision: Any = FULL,
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
@@ -395,6 +401,7 @@ class PointwiseOperation(Operation):
         self.channels = (in_channels, out_channels, 1, 1)
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
         self.activation = as_activation(name, "activation", activation)
+        self.precision = as_choice(name, "precision", precision, PRECISIONS)
 
 
 class SeparableOperation(Operation):
@@ -404,7 +411,7 @@ class SeparableOperation(Operation):
     def __init__(
         self, name: str, dw: Any, pw: Any, dw_bias: Any, bias: Any, *, stride: Any, padding: Any,
         dilation: Any, dw_activation: Any, activation: Any, layout: Any,
-        weight_layout: Any,
+        weight_layout: Any, precision: Any = FULL,
     ) -> None:  # fmt: skip
         self.name = name
         self.layouts = Layouts.of(name, layout, weight_layout)
@@ -426,6 +433,7 @@ class SeparableOperation(Operation):
         self.bias = _bias(name, "bias", bias, out_channels, self.w.dtype)
         self.dw_activation = as_activation(name, "dw_activation", dw_activation)
         self.activation = as_activation(name, "activation", activation)
+        self.precision = as_choice(name, "precision", precision, PRECISIONS)
 
 
 def axis_view(op: str, name: str, array: np.ndarray, layout: str) -> np.ndarray:

@@ -489,6 +489,7 @@ def _separable(depthwise: _Step, pointwise: Any) -> SeparableConv2d | None:
             activation=other["activation"],
             layout=own["layout"],
             weight_layout=own["weight_layout"],
+            precision=other["precision"],
         )
 
 

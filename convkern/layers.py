@@ -132,7 +132,7 @@ class Conv2d(_Layer):
 
     Parameters
     ----------
-    w, bias, stride, padding, dilation, groups, activation, layout, weight_layout
+    w, bias, stride, padding, dilation, groups, activation, layout, weight_layout, precision
         As in `conv2d`.
 
     Examples
@@ -159,6 +159,7 @@ class Conv2d(_Layer):
         activation: Any = None,
         layout: str = "NHWC",
         weight_layout: str | None = None,
+        precision: str = "full",
     ) -> None:
         options = {
             "stride": stride,
@@ -168,6 +169,7 @@ class Conv2d(_Layer):
             "activation": activation,
             "layout": layout,
             "weight_layout": weight_layout,
+            "precision": precision,
         }
         self._make(Conv2dOperation, {"w": w, "bias": bias}, options)
 
@@ -264,7 +266,7 @@ class PointwiseConv2d(_Layer):
 
     Parameters
     ----------
-    w, bias, stride, activation, layout, weight_layout
+    w, bias, stride, activation, layout, weight_layout, precision
         As in `pointwise_conv2d`.
 
     Examples
@@ -286,12 +288,14 @@ class PointwiseConv2d(_Layer):
         activation: Any = None,
         layout: str = "NHWC",
         weight_layout: str | None = None,
+        precision: str = "full",
     ) -> None:
         options = {
             "stride": stride,
             "activation": activation,
             "layout": layout,
             "weight_layout": weight_layout,
+            "precision": precision,
         }
         self._make(PointwiseOperation, {"w": w, "bias": bias}, options)
 
@@ -302,7 +306,7 @@ class SeparableConv2d(_Layer):
     Parameters
     ----------
     dw, pw, dw_bias, bias, stride, padding, dilation, dw_activation, activation
-        As in `separable_conv2d`; so are layout and weight_layout.
+        As in `separable_conv2d`; so are layout, weight_layout and precision.
 
     Examples
     --------
@@ -329,6 +333,7 @@ class SeparableConv2d(_Layer):
         activation: Any = None,
         layout: str = "NHWC",
         weight_layout: str | None = None,
+        precision: str = "full",
     ) -> None:
         options = {
             "stride": stride,
@@ -338,6 +343,7 @@ class SeparableConv2d(_Layer):
             "activation": activation,
             "layout": layout,
             "weight_layout": weight_layout,
+            "precision": precision,
         }
         arrays = {"dw": dw, "pw": pw, "dw_bias": dw_bias, "bias": bias}
         self._make(SeparableOperation, arrays, options)
@@ -350,7 +356,7 @@ class DeformConv2d(_Layer):
 
     Parameters
     ----------
-    w, bias, stride, padding, dilation, activation, layout, weight_layout
+    w, bias, stride, padding, dilation, activation, layout, weight_layout, precision
         As in `deform_conv2d`.
 
     Examples
@@ -381,6 +387,7 @@ class DeformConv2d(_Layer):
         activation: Any = None,
         layout: str = "NHWC",
         weight_layout: str | None = None,
+        precision: str = "full",
     ) -> None:
         options = {
             "stride": stride,
@@ -389,6 +396,7 @@ class DeformConv2d(_Layer):
             "activation": activation,
             "layout": layout,
             "weight_layout": weight_layout,
+            "precision": precision,
         }
         self._make(DeformOperation, {"w": w, "bias": bias}, options)
 

@@ -161,6 +161,7 @@ def conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -184,6 +185,7 @@ def conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return _run(operation, "conv2d", x, residual, out, threads)
 
@@ -274,6 +276,7 @@ def pointwise_conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -294,6 +297,7 @@ def pointwise_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return _run(operation, "pointwise", x, residual, out, threads)
 
@@ -313,6 +317,7 @@ def separable_conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -338,5 +343,6 @@ def separable_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return _run(operation, "pointwise", x, residual, out, threads)

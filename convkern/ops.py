@@ -54,6 +54,7 @@ def conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -85,6 +86,9 @@ def conv2d(
         Of x, residual and the result.
     weight_layout : {"HWIO", "OIHW"}, optional
         HWIO with NHWC and OIHW with NCHW unless it is said.
+    precision : {"full", "fast"}
+        "fast" lets sums of float32 be off by 2^-16 sum |x||w| more where that is faster, which is
+        on the ISA amx; elsewhere it changes nothing.
     out : ndarray, optional
         Where the result goes; of exactly its shape and dtype. It may be strided, and may overlap
         an input.
@@ -132,6 +136,7 @@ def conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return operation.run(x, residual, out, threads)
 
@@ -343,6 +348,7 @@ def pointwise_conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -356,7 +362,7 @@ def pointwise_conv2d(
         (C, M) or (1, 1, C, M) for "HWIO", (M, C) or (M, C, 1, 1) for "OIHW".
     bias : array_like, optional
         (M,).
-    stride, activation, residual, layout, weight_layout, out, threads
+    stride, activation, residual, layout, weight_layout, precision, out, threads
         As in `conv2d`.
 
     Returns
@@ -384,6 +390,7 @@ def pointwise_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return operation.run(x, residual, out, threads)
 
@@ -403,6 +410,7 @@ def separable_conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -426,7 +434,7 @@ def separable_conv2d(
         Of the depthwise, as in `conv2d`.
     dw_activation, activation
         After the depthwise and after the pointwise, as in `conv2d`.
-    residual, layout, weight_layout, out, threads
+    residual, layout, weight_layout, precision, out, threads
         As in `conv2d`.
 
     Returns
@@ -461,6 +469,7 @@ def separable_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return operation.run(x, residual, out, threads)
 
@@ -479,6 +488,7 @@ def deform_conv2d(
     residual: Any = None,
     layout: str = "NHWC",
     weight_layout: str | None = None,
+    precision: str = "full",
     out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
@@ -504,7 +514,7 @@ def deform_conv2d(
     mask : array_like, optional
         (N, H', W', G kh kw) or (N, G kh kw, H', W'), in the order of the offsets: a factor for
         each sample.
-    activation, residual, layout, weight_layout, out, threads
+    activation, residual, layout, weight_layout, precision, out, threads
         As in `conv2d`.
 
     Returns
@@ -550,6 +560,7 @@ def deform_conv2d(
         activation=activation,
         layout=layout,
         weight_layout=weight_layout,
+        precision=precision,
     )
     return operation.run_at(x, offset, mask, residual, out, threads)
 

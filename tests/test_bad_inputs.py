@@ -10,6 +10,7 @@ import convkern as ck
 ALL = tuple(OPS)
 WINDOWED = tuple(op for op in OPS if op != "pointwise_conv2d")
 HAVE_WEIGHT_LAYOUT = tuple(op for op in OPS if op != "spatially_separable_conv2d")
+MULTIPLIES = tuple(op for op in HAVE_WEIGHT_LAYOUT if op != "depthwise_conv2d")
 NAMES = {
     "conv2d": ("x", "w", "bias"),
     "depthwise_conv2d": ("x", "w", "bias"),
@@ -104,6 +105,12 @@ BAD_OPTIONS = [
     ("dw_activation", ("separable_conv2d",), WRONG, ["gelu", 1, *BAD_CLAMPS]),
     ("layout", ALL, WRONG, ["nhwc", "NHCW", "", None, 1, b"NHWC", "CHWN", ["NHWC"]]),
     ("weight_layout", HAVE_WEIGHT_LAYOUT, WRONG, ["hwio", "NHWC", "", 1, b"HWIO", ["OIHW"]]),
+    (
+        "precision",
+        MULTIPLIES,
+        WRONG,
+        ["FAST", "", "exact", None, 1, True, b"fast", ["fast"], 2**64],
+    ),
     ("threads", ALL, WRONG, [0, -1, 1.5, "2", (1, 1)]),
     ("threads", ALL, (*WRONG, OverflowError), BEYOND_64_BITS),
 ]
