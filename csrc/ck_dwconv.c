@@ -91,10 +91,50 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
   ck_dw_3x3_rows(run, block, &args, row_of_image, &image);
 }
 
+/* Whether each output of a block is made of one pixel of the image. The groups of a vector begin
+ * within two vectors where they have no more channels than they make. */
+static bool reads_single_pixels(const struct ck_run *run, const struct ck_block *block) {
+  const ck_window *w = &run->op->conv.window;
+  const ck_image *image = &run->image;
+  const int64_t top = block->y * w->stride_h - image->pad_top;
+  const int64_t left = block->x * w->stride_w - image->pad_left;
+  return w->kernel_h == 1 && w->kernel_w == 1 && run->group_in <= run->group_out && top >= 0 &&
+         left >= 0 && top + (block->rows - 1) * w->stride_h < image->height &&
+         left + (block->cols - 1) * w->stride_w < image->width;
+}
+
+static void block_1x1(const struct ck_run *run, const struct ck_block *block,
+                      const struct ck_dw_target *target) {
+  const struct ck_op *op = run->op;
+  const ck_window *w = &op->conv.window;
+  const int64_t left = block->x * w->stride_w - run->image.pad_left;
+  struct ck_dw_pixel_args args = {.src_step = w->stride_w * ck_x_step(run),
+                                  .weights = op->dw.data,
+                                  .bias = op->dw.bias,
+                                  .out = target->out,
+                                  .offset = target->offset,
+                                  .out_step = target->out_step,
+                                  .pixels = block->cols,
+                                  .channel_begin = target->channel_begin,
+                                  .channel_end = target->channel_end,
+                                  .group_in = run->group_in,
+                                  .group_out = run->group_out,
+                                  .low = target->activation->low,
+                                  .high = target->activation->high};
+  for (int64_t r = 0; r < block->rows; ++r, args.offset += block->cols) {
+    const int64_t y = (block->y + r) * w->stride_h - run->image.pad_top;
+    args.src =
+        ck_at(ck_image_row(run, block->image, y), left * ck_x_step(run), op->kernels->element);
+    op->kernels->dwconv1x1(&args);
+  }
+}
+
 void ck_dw_block(const struct ck_run *run, const struct ck_block *block,
                  const struct ck_dw_target *target, void *scratch) {
   if (ck_dw_3x3(run))
     block_3x3(run, block, target);
+  else if (reads_single_pixels(run, block))
+    block_1x1(run, block, target);
   else
     ck_dw_block_rows(run, block, target, scratch);
 }

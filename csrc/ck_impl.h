@@ -178,6 +178,21 @@ struct ck_stage_args {
   int64_t member_step; /* from one of these rows to the next */
 };
 
+/* Depthwise and grouped 1x1: some pixels, output channels [channel_begin, channel_end). */
+struct ck_dw_pixel_args {
+  const void *src;     /* the first pixel */
+  int64_t src_step;    /* elements from one pixel to the next */
+  const void *weights; /* packed [channels / L][group_in][L] */
+  const void *bias;    /* one per channel, rounded up to L */
+  void *out;
+  const int64_t *offset; /* where in out each pixel's channel_begin goes, */
+  int64_t out_step;      /* and elements from there to the next L */
+  int64_t pixels;
+  int64_t channel_begin, channel_end; /* the first a multiple of L */
+  int64_t group_in, group_out;        /* as above */
+  double low, high;
+};
+
 /* Copy n consecutive terms of each of several pixels into the panel. */
 struct ck_fill_args {
   void *panel;

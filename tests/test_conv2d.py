@@ -123,6 +123,18 @@ def test_groups(groups, terms, outputs, layout, data):
         )
 
 
+@pytest.mark.parametrize(
+    ("groups", "terms", "outputs"),
+    [(16, 6, 6), (7, 3, 5), (9, 2, 2), (5, 4, 4), (3, 7, 7), (8, 5, 2), (16, 1, 2), (5, 1, 4)],
+)
+def test_pointwise_groups(groups, terms, outputs, layout, data):
+    """Groups that begin and end anywhere in a vector; without padding nothing is staged."""
+    for stride, padding in ((1, 0), (2, 0), (1, 1), (3, ((0, 2), (1, 0)))):
+        made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": data}
+        made |= {"stride": stride, "padding": padding, "layout": layout, "residual": True}
+        check(call("conv2d", (2, 5, 6, groups * terms), activation="relu6", **made))
+
+
 @pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)
 def test_ranges_of_terms(activation, data):
     """More terms than a range of the GEMM holds: 40009 of them are 160 kB for each output."""

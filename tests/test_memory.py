@@ -74,6 +74,14 @@ def test_guard_pages(name, end, layout):
 
 
 @pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("groups", "terms", "outputs"), [(16, 6, 6), (7, 3, 5), (5, 1, 4)])
+def test_guard_pages_pointwise_groups(groups, terms, outputs, end):
+    made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1)}
+    for stride in (1, 2):
+        check_guarded(call("conv2d", (2, 5, 6, groups * terms), stride=stride, **made), end)
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("channels", CHANNELS, ids=channels_id)
 @pytest.mark.parametrize("op", OPS)
 def test_guard_pages_channels(op, channels, end):

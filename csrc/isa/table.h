@@ -11,6 +11,7 @@
 #include "kernels/dwconv3x3.tpl.h"
 #include "kernels/dwconvKxK.tpl.h"
 #include "kernels/dwconvKx1.tpl.h"
+#include "kernels/dwconv1x1.tpl.h"
 #include "kernels/planar.tpl.h"
 #include "kernels/transpose.tpl.h"
 #include "kernels/activate.tpl.h"

@@ -86,6 +86,13 @@ CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n);
 CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
   return VF_FROM_BITS(_mm256_permutevar8x32_epi32(VF_BITS(x), index));
 }
+/* The same of two vectors, of whose elements these are read. */
+CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
+  const __m256i low = VF_BITS(vf_repeat(vf_load_n(p, first), index));
+  const __m256i high = VF_BITS(vf_repeat(vf_load_n(p + VF_LANES, second), index));
+  const __m256i is_high = _mm256_srai_epi32(_mm256_slli_epi32(index, 28), 31); /* 8 and more */
+  return VF_FROM_BITS(_mm256_blendv_epi8(low, high, is_high));
+}
 
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) {

@@ -85,6 +85,10 @@ CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f64x2(a, a, 0xEE); }
 CK_INLINE vf_index vf_index_of(const real_bits *lanes) { return _mm512_loadu_si512(lanes); }
 CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n); }
 CK_INLINE vf vf_repeat(vf_span x, vf_index index) { return VF_OP(permutexvar)(index, x); }
+/* The same of two vectors, of whose elements these are read. */
+CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
+  return VF_OP(permutex2var)(vf_load_n(p, first), index, vf_load_n(p + VF_LANES, second));
+}
 
 /* The even lanes of a, then those of b; and the odd ones. */
 #if CK_REAL_BITS == 32

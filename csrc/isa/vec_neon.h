@@ -102,6 +102,12 @@ CK_INLINE vf_span vf_span_of(const real *p, vf_tail n) { return vf_load_n(p, n);
 CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
   return VF_FROM_BYTES(vqtbl1q_u8(VF_BYTES(x), index));
 }
+/* The same of two vectors, of whose elements these are read. */
+CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
+  const vf low = vf_load_n(p, first), high = vf_load_n(p + VF_LANES, second);
+  const uint8x16x2_t both = {{VF_BYTES(low), VF_BYTES(high)}};
+  return VF_FROM_BYTES(vqtbl2q_u8(both, index));
+}
 
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) { return VF_OP(uzp1q)(a, b); }

@@ -49,6 +49,10 @@ CK_INLINE vf vf_repeat(vf_span x, vf_index index) {
   (void)index; /* 0 */
   return x;
 }
+CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
+  (void)second;
+  return vf_repeat(vf_span_of(p, first), index);
+}
 
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) {

@@ -93,6 +93,11 @@ CK_INLINE vf vf_repeat(vf_span p, vf_index index) {
   return _mm_setr_pd(p[index[0]], p[index[1]]);
 #endif
 }
+/* The same of two vectors, of whose elements these are read. */
+CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
+  (void)first, (void)second; /* index stays below them */
+  return vf_repeat(p, index);
+}
 
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) {

@@ -219,26 +219,41 @@ CK_INLINE void dw_stage_plain(const struct ck_stage_args *s, real *to) {
   }
 }
 
-/* ... elsewhere a vector of a pixel is permuted, for each channel of a group in another way; `lane`
- * says where the group of a lane's output begins ... */
-CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, const real_bits *lane,
-                               const real *from, int64_t span, real *to) {
-  const int64_t members = s->group_in, pixels = s->pixels;
-  const int64_t from_step = s->src_step, member_step = s->member_step;
-  const vf_tail some = vf_first(span);
-  real_bits lanes[VF_LANES][VF_LANES];
-  vf_index index[VF_LANES];
-  for (int64_t m = 0; m < members; ++m) {
-    for (int i = 0; i < VF_LANES; ++i) lanes[m][i] = lane[i] + (real_bits)m;
-    index[m] = vf_index_of(lanes[m]);
+/* Where, counted from the first one's, the groups of a vector's output channels begin that are
+ * there; gives the last. */
+CK_INLINE int64_t dw_groups_of(int64_t channel, int64_t lanes, int64_t group_in, int64_t group_out,
+                               real_bits *lane) {
+  int64_t begin = 0, left = group_out - channel % group_out;
+  for (int64_t i = 0; i < VF_LANES; ++i, --left) {
+    if (left == 0 && i < lanes) {
+      left = group_out;
+      begin += group_in;
+    }
+    lane[i] = (real_bits)begin;
   }
-  for (int64_t i = 0; i < pixels; ++i, to += VF_LANES, from += from_step) {
-    const vf_span x = vf_span_of(from, some);
-    for (int64_t m = 0; m < members; ++m) vf_store(to + m * member_step, vf_repeat(x, index[m]));
-  }
+  return begin;
 }
 
-/* ... unless the channels that it reads span more than a vector. */
+/* Lanes of one channel of each group, of a pixel from that channel of the first group on; the last
+ * group begins `last` after it, `wide`: more than a vector. */
+CK_INLINE vf dw_of_groups(const real *from, int64_t last, vf_index index, const bool wide) {
+  const vf_tail some = vf_first(last + 1);
+  if (wide) return vf_repeat_two(from, some, vf_first(last + 1 - VF_LANES), index);
+  return vf_repeat(vf_span_of(from, some), index);
+}
+
+/* ... elsewhere a vector is permuted for each channel of a group ... */
+CK_INLINE void dw_stage_groups(const struct ck_stage_args *s, const real_bits *lane,
+                               const real *from, int64_t last, const bool wide) {
+  const int64_t members = s->group_in, member_step = s->member_step;
+  const vf_index index = vf_index_of(lane);
+  real *to = s->to;
+  for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step)
+    for (int64_t m = 0; m < members; ++m)
+      vf_store(to + m * member_step, dw_of_groups(from + m, last, index, wide));
+}
+
+/* ... unless the groups begin more than two vectors apart. */
 CK_INLINE void dw_stage_spread(const struct ck_stage_args *s, const real_bits *lane,
                                const real *from, real *to) {
   for (int64_t i = 0; i < s->pixels; ++i, to += VF_LANES, from += s->src_step)
@@ -253,17 +268,11 @@ void CK_FN(dw_stage)(const struct ck_stage_args *s) {
   }
   const real *from = (const real *)s->src + s->channel / s->group_out * s->group_in;
   real_bits lane[VF_LANES];
-  int64_t begin = 0, left = s->group_out - s->channel % s->group_out;
-  for (int64_t i = 0; i < VF_LANES; ++i, --left) {
-    if (left == 0 && i < s->lanes) {
-      left = s->group_out;
-      begin += s->group_in;
-    }
-    lane[i] = (real_bits)begin;
-  }
-  const int64_t span = begin + s->group_in;
-  if (span <= VF_LANES)
-    dw_stage_groups(s, lane, from, span, s->to);
+  const int64_t last = dw_groups_of(s->channel, s->lanes, s->group_in, s->group_out, lane);
+  if (last < VF_LANES)
+    dw_stage_groups(s, lane, from, last, false);
+  else if (last < 2 * VF_LANES)
+    dw_stage_groups(s, lane, from, last, true);
   else
     dw_stage_spread(s, lane, from, s->to);
 }
