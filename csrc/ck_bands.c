@@ -3,8 +3,8 @@
  *
  * A band is a run of its own, on an image of a few rows. Rows that two bands share are converted
  * once. It is worth it wherever an output takes much more than its conversion: in all but pointwise
- * convolutions of few channels, which multiply planes, and most depthwise ones, which bring rows of
- * planes into L1 themselves.
+ * and separable convolutions of few channels, which multiply planes, and most depthwise ones, which
+ * bring rows of planes into L1 themselves.
  */
 #include "ck_impl.h"
 

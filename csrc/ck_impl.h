@@ -593,8 +593,9 @@ void ck_inverted_start(struct ck_dw_fill *f);
 void ck_fill_inverted(const struct ck_dw_fill *f, const struct ck_block *block,
                       const struct ck_panel *panel);
 
-/* ck_planar.c: pointwise and depthwise on planes. */
-ck_fill_fn ck_fill_planar;
+/* ck_planar.c: pointwise, depthwise and separable on planes. */
+ck_fill_fn ck_fill_planar, ck_fill_separable_planes;
+ck_status ck_dw_panel_scratch(const struct ck_run *run, const struct ck_blocking *b, size_t *bytes);
 void ck_planar_run(const struct ck_run *run, void *workspace);
 /* Whether a depthwise is faster on planes than in bands. */
 bool ck_dw_planes_pay(const struct ck_run *run);

@@ -208,9 +208,11 @@ static bool is_pointwise(const ck_conv *conv) {
 }
 
 /* A pointwise convolution of few channels takes not much longer than a conversion of the image. */
+static bool are_few(int64_t in, int64_t out) { return in * out < 256 * (in + out); }
+
 static bool planes_pay(const ck_conv *conv) {
-  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  return is_pointwise(conv) && in * out < 256 * (in + out);
+  return is_pointwise(conv) &&
+         are_few(conv->in_channels / conv->groups, conv->out_channels / conv->groups);
 }
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
@@ -301,9 +303,11 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
   if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
+  const bool planar =
+      conv->layout == CK_NCHW && status == CK_OK && are_few(op->dw.channels, conv->out_channels);
   if (status == CK_OK)
-    status = ck_pack_gemm(op->kernels, CK_NHWC, &one, op->dw.channels, conv->out_channels, pw, bias,
-                          op->gemm);
+    status = ck_pack_gemm(op->kernels, planar ? CK_NCHW : CK_NHWC, &one, op->dw.channels,
+                          conv->out_channels, pw, bias, op->gemm);
   return finish(status, op, out);
 }
 
@@ -333,7 +337,7 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
 
 /* How a run is driven. In NCHW most operations run in bands of NHWC, but
  *   a deformable convolution reads anywhere,
- *   a pointwise convolution of few channels multiplies planes,
+ *   a pointwise or separable convolution of few channels multiplies planes,
  *   a depthwise works on planes, or turns their rows into pixels itself. */
 struct driver {
   ck_status (*workspace)(const struct ck_run *, size_t *);
@@ -362,7 +366,7 @@ static struct driver driver_of(const struct ck_run *run) {
     case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
     case CK_OP_DEFORM: return conv2d;
     case CK_OP_GROUPED: return planar ? bands : depthwise;
-    case CK_OP_SEPARABLE: return planar ? bands : separable;
+    case CK_OP_SEPARABLE: return planar && op->gemm->layout == CK_NHWC ? bands : separable;
     case CK_OP_SPATIAL:
       if (!planar) return spatial;
       return ck_dw_planes_pay(run) ? planes : bands;

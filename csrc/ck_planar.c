@@ -74,7 +74,7 @@ static struct axis axis_of(int64_t kernel, int64_t stride, int64_t dilation) {
 /* Taps that are a whole number of strides apart have one residue. */
 static enum ck_planar_window window_of(const struct ck_run *run) {
   const ck_window *w = &run->op->conv.window;
-  if (run->op->kind != CK_OP_DEPTHWISE || w->kernel_h != 3 || w->kernel_w != 3 ||
+  if (run->op->kind == CK_OP_SPATIAL || w->kernel_h != 3 || w->kernel_w != 3 ||
       w->stride_h != w->stride_w || w->dilation_h != w->dilation_w)
     return CK_PLANAR_ANY;
   if (ck_dw_3x3(run)) return w->stride_h == 1 ? CK_PLANAR_3X3 : CK_PLANAR_3X3_S2;
@@ -257,8 +257,8 @@ static void make_column_sums(const struct planar_dw *d, int64_t o) {
     });
 }
 
-/* Output channel o of the block. */
-static void make_channel(const struct planar_dw *d, int64_t o, void *out) {
+/* Output channel o of the block, whose rows go to `out`, out_row elements apart. */
+static void make_channel(const struct planar_dw *d, int64_t o, void *out, int64_t out_row) {
   const struct ck_op *op = d->run->op;
   const struct ck_kernels *k = op->kernels;
   const bool separable = op->kind == CK_OP_SPATIAL;
@@ -274,7 +274,7 @@ static void make_channel(const struct planar_dw *d, int64_t o, void *out) {
       .rows = d->block->rows,
       .cols = d->block->cols,
       .pitch = d->s.pitch,
-      .out_row = d->run->out_w,
+      .out_row = out_row,
       .window = d->s.window,
       .out = out,
       .low = d->activation->low,
@@ -333,8 +333,38 @@ void ck_planar_run(const struct ck_run *run, void *workspace) {
     for (int64_t o = channels.begin; o < channels.end; ++o) {
       const int64_t plane = (block.image * run->out_channels + o) * ck_out_plane(run);
       const int64_t at = plane + block.y * run->out_w + block.x;
-      make_channel(&d, o, ck_at_mut(run->y, at, op->kernels->element));
+      make_channel(&d, o, ck_at_mut(run->y, at, op->kernels->element), run->out_w);
       ck_dw_finish(run, at, block.pixels);
     }
+  }
+}
+
+/* ----------------------------------------------------- separable: the depthwise fills the panel
+ */
+
+/* A block of one channel, in L1, and what makes it. */
+ck_status ck_dw_panel_scratch(const struct ck_run *run, const struct ck_blocking *b,
+                              size_t *bytes) {
+  const ck_status status = scratch_of(run, b->rows, b->cols, bytes);
+  *bytes += (size_t)(b->rows * b->cols * run->op->kernels->element) + 2 * CK_ALIGN;
+  return status;
+}
+
+void ck_fill_separable_planes(const void *context, const struct ck_block *block, int64_t begin,
+                              int64_t end, const struct ck_panel *panel) {
+  const struct ck_dw_fill *f = context;
+  const struct ck_op *op = f->run->op;
+  const struct ck_kernels *k = op->kernels;
+  const ck_activation *activation = &op->conv.dw_activation;
+  void *made = ck_align(f->scratch);
+  struct planar_dw d;
+  begin_block(&d, f->run, block, activation, ck_at_mut(made, block->pixels, k->element));
+  for (int64_t o = begin; o < end; ++o) {
+    make_channel(&d, o, made, block->cols);
+    if (activation->kind != CK_ACT_CLAMP)
+      k->activate(&(struct ck_act_args){made, 1, block->pixels, block->pixels, activation->kind});
+    put(k, panel,
+        (struct ck_planar_fill_args){
+            .term = o - begin, .src = made, .src_step = 1, .pixels = block->pixels, .rows = 1});
   }
 }

@@ -24,22 +24,23 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
                                       op->conv.dw_activation.kind});
 }
 
-/* Of the channels that the run makes; `weights` are theirs. */
+/* Of the channels that the run makes, which are all on planes; `weights` are theirs. */
 static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill,
                               struct ck_gemm_weights *weights) {
   const struct ck_op *op = run->op;
+  const bool planar = op->gemm->layout == CK_NCHW;
   const struct ck_span channels = ck_channels(run);
   const int element = op->kernels->element;
   *weights = ck_gemm_columns(op->kernels, op->gemm, channels);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = weights,
-      .fill = fill_depthwise,
+      .fill = planar ? ck_fill_separable_planes : fill_depthwise,
       .context = fill,
       .run = run,
       .residual = run->residual ? ck_at(run->residual, channels.begin, element) : NULL,
       .y = run->y ? ck_at_mut(run->y, channels.begin, element) : NULL,
-      .y_step = ck_y_step(run),
+      .y_step = planar ? ck_out_plane(run) : ck_y_step(run),
       .activation = op->conv.activation,
   };
   return g;
@@ -51,7 +52,9 @@ ck_status ck_sepconv_workspace(const struct ck_run *run, size_t *bytes) {
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   const struct ck_blocking b = ck_gemm_blocking(&g);
-  if (status == CK_OK)
+  if (status == CK_OK && weights.layout == CK_NCHW)
+    status = ck_dw_panel_scratch(run, &b, &scratch);
+  else if (status == CK_OK)
     status =
         run->expand ? ck_inverted_scratch(run, &scratch) : ck_dw_scratch(run, b.cols, &scratch);
   if (status != CK_OK) return status;
