@@ -179,13 +179,11 @@ static void pack_tiles(const struct ck_kernels *k, const ck_weights *w,
   int64_t column = 0;
   for (int64_t t = 0; t < deal.tiles; ++t)
     for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r, ++column) {
-      for (int64_t term = 0; term < packed->terms; ++term) {
-        const int64_t from = term * w->stride[2] + column * w->stride[3];
-        const int64_t to = t * tile_step + term / k->lanes * k->gemm_rows * k->lanes +
-                           r * k->lanes + term % k->lanes;
-        memcpy(ck_at_mut(packed->data, to, k->element), ck_at(w->data, from, k->element),
-               (size_t)k->element);
-      }
+      const int64_t to = t * tile_step + r * k->lanes, from = column * w->stride[3];
+      for (int64_t term = 0; term < packed->terms; term += k->lanes)
+        gather(ck_at_mut(packed->data, to + term * k->gemm_rows, k->element),
+               ck_at(w->data, from + term * w->stride[2], k->element), w->stride[2],
+               ck_min(k->lanes, packed->terms - term), k->element);
     }
 }
 
