@@ -416,7 +416,8 @@ struct ck_op {
   struct ck_dw_weights column;  /* spatial: kernel_h x 1, the step before dw */
   struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
-  void *zeros; /* deform: a pixel of one group's channels */
+  struct ck_gemm_weights planes; /* separable in NCHW: gemm once more, for planes; or no data */
+  void *zeros;                   /* deform: a pixel of one group's channels */
 };
 
 /* One call, or a part of one: the operation, the image and the arrays. A part that makes rows from
@@ -595,6 +596,9 @@ void ck_fill_inverted(const struct ck_dw_fill *f, const struct ck_block *block,
 
 /* ck_planar.c: pointwise, depthwise and separable on planes. */
 ck_fill_fn ck_fill_planar, ck_fill_separable_planes;
+/* Whether a separable is faster so than in bands; for images of any size, whether it may be. */
+bool ck_separable_planes_pay(const struct ck_run *run);
+bool ck_separable_planes_may_pay(const struct ck_op *op);
 ck_status ck_dw_panel_scratch(const struct ck_run *run, const struct ck_blocking *b, size_t *bytes);
 void ck_planar_run(const struct ck_run *run, void *workspace);
 /* Whether a depthwise is faster on planes than in bands. */

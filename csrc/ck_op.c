@@ -150,14 +150,17 @@ static ck_status alloc_gemms(ck_op *op, int64_t count) {
   return op->gemm ? CK_OK : CK_E_NOMEM;
 }
 
+static void free_gemm(struct ck_gemm_weights *w) {
+  ck_free(w->data);
+  ck_free(w->parts);
+  ck_free(w->places);
+  ck_free(w->bias);
+}
+
 void ck_op_destroy(ck_op *op) {
   if (!op) return;
-  for (int64_t g = 0; g < op->gemms; ++g) {
-    ck_free(op->gemm[g].data);
-    ck_free(op->gemm[g].parts);
-    ck_free(op->gemm[g].places);
-    ck_free(op->gemm[g].bias);
-  }
+  for (int64_t g = 0; g < op->gemms; ++g) free_gemm(&op->gemm[g]);
+  free_gemm(&op->planes);
   ck_free(op->gemm);
   ck_free(op->dw.data);
   ck_free(op->dw.bias);
@@ -303,11 +306,13 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
   if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
   if (status == CK_OK) status = alloc_gemms(op, 1);
-  const bool planar =
-      conv->layout == CK_NCHW && status == CK_OK && are_few(op->dw.channels, conv->out_channels);
   if (status == CK_OK)
-    status = ck_pack_gemm(op->kernels, planar ? CK_NCHW : CK_NHWC, &one, op->dw.channels,
-                          conv->out_channels, pw, bias, op->gemm);
+    status = ck_pack_gemm(op->kernels, CK_NHWC, &one, op->dw.channels, conv->out_channels, pw, bias,
+                          op->gemm);
+  if (status == CK_OK && ck_separable_planes_may_pay(op) &&
+      are_few(op->dw.channels, conv->out_channels))
+    status = ck_pack_gemm(op->kernels, CK_NCHW, &one, op->dw.channels, conv->out_channels, pw, bias,
+                          &op->planes);
   return finish(status, op, out);
 }
 
@@ -337,7 +342,7 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
 
 /* How a run is driven. In NCHW most operations run in bands of NHWC, but
  *   a deformable convolution reads anywhere,
- *   a pointwise or separable convolution of few channels multiplies planes,
+ *   a pointwise convolution of few channels multiplies planes, and of a wide image a separable,
  *   a depthwise works on planes, or turns their rows into pixels itself. */
 struct driver {
   ck_status (*workspace)(const struct ck_run *, size_t *);
@@ -360,13 +365,16 @@ static struct driver driver_of(const struct ck_run *run) {
   const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run, lanes};
   const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run, lanes};
   const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run, columns_unit(op)};
+  const struct driver multiplied = {ck_sepconv_workspace, ck_sepconv_run, 0};
   const struct driver spatial = {ck_spatial_workspace, ck_spatial_run, lanes};
   const bool planar = op->conv.layout == CK_NCHW;
   switch (op->kind) {
     case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
     case CK_OP_DEFORM: return conv2d;
     case CK_OP_GROUPED: return planar ? bands : depthwise;
-    case CK_OP_SEPARABLE: return planar && op->gemm->layout == CK_NHWC ? bands : separable;
+    case CK_OP_SEPARABLE:
+      if (!planar) return separable;
+      return ck_separable_planes_pay(run) ? multiplied : bands;
     case CK_OP_SPATIAL:
       if (!planar) return spatial;
       return ck_dw_planes_pay(run) ? planes : bands;

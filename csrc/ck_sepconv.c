@@ -28,10 +28,10 @@ static void fill_depthwise(const void *context, const struct ck_block *block, in
 static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill *fill,
                               struct ck_gemm_weights *weights) {
   const struct ck_op *op = run->op;
-  const bool planar = op->gemm->layout == CK_NCHW;
+  const bool planar = op->conv.layout == CK_NCHW;
   const struct ck_span channels = ck_channels(run);
   const int element = op->kernels->element;
-  *weights = ck_gemm_columns(op->kernels, op->gemm, channels);
+  *weights = ck_gemm_columns(op->kernels, planar ? &op->planes : op->gemm, channels);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = weights,

@@ -180,22 +180,25 @@ def test_blocks_of_mobilenet(channels, outputs, stride, data):
 PLANES = {
     "blocks_do_not_divide": {"x": (1, 61, 29, 40), "outputs": 70},
     "part_of_a_row": {"x": (1, 3, 1301, 130), "outputs": 50},
-    "narrow": {"x": (2, 7, 7, 96), "outputs": 49},
-    "one_vector_and_more": {"x": (1, 14, 17, 48), "outputs": 64},
+    "width_19": {"x": (2, 7, 19, 96), "outputs": 49},
+    "width_20": {"x": (2, 7, 20, 96), "outputs": 49},
+    "height_1": {"x": (1, 1, 40, 48), "outputs": 64},
     "kernel_5x5": {"x": (1, 17, 23, 33), "kernel": (5, 5), "padding": 2},
     "kernel_1x3": {"x": (1, 9, 40, 33), "kernel": (1, 3), "padding": (0, 1)},
+    "kernel_6x5": {"x": (1, 9, 40, 33), "kernel": (6, 5), "padding": 2},
     "dilated": {"x": (1, 17, 35, 33), "dilation": 2, "padding": 2},
     "multiplier": {"x": (1, 12, 37, 20), "multiplier": 3, "outputs": 65},
-    "wide_padding": {"x": (1, 3, 5, 40), "padding": ((40, 3), (37, 50))},
+    "wide_padding": {"x": (1, 3, 21, 40), "padding": ((40, 3), (37, 50))},
     "two_images": {"x": (2, 45, 33, 64), "outputs": 64},
-    "range_of_terms": {"x": (1, 9, 9, 5000), "outputs": 50},
+    "range_of_terms": {"x": (1, 9, 21, 5000), "outputs": 50},
+    "few_channels": {"x": (1, 9, 40, 3), "outputs": 2},
 }
 
 
 @pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
 @pytest.mark.parametrize("name", PLANES)
 def test_planes_have_the_bits_of_pixels(name, stride):
-    """Few enough channels for NCHW to multiply planes."""
+    """Few enough channels for NCHW to multiply planes, where images are wide."""
     shape = {"outputs": 56, "padding": 1, "dw_activation": "silu", "residual": True} | PLANES[name]
     made = call(OP, stride=stride, activation="relu6", **shape)
     want = images_nchw(made.run())
