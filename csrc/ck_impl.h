@@ -284,6 +284,21 @@ struct ck_dw_planar_args {
   double low, high;
 };
 
+/* NCHW: a depthwise 3x3 of planes where they lie, for channels first .. end - 1; x is the plane of
+ * the first. y begins with the first row that is made, and so does pad_top. A row of outputs has at
+ * most so many vectors, which at stride 2 are a lane shorter. */
+enum { CK_NARROW_VECTORS = 8 };
+struct ck_narrow_args {
+  const void *x;
+  void *y;
+  const void *weights, *bias;
+  int64_t first, end;
+  int64_t height, width, pad_top, pad_left;
+  int64_t rows, cols, out_plane;
+  int64_t stride;
+  double low, high;
+};
+
 /* Apply an activation other than a clamp to rows that were just written. */
 struct ck_act_args {
   void *y;
@@ -601,6 +616,10 @@ bool ck_separable_planes_pay(const struct ck_run *run);
 bool ck_separable_planes_may_pay(const struct ck_op *op);
 ck_status ck_dw_panel_scratch(const struct ck_run *run, const struct ck_blocking *b, size_t *bytes);
 void ck_planar_run(const struct ck_run *run, void *workspace);
+/* Whether its planes are read where they lie. */
+bool ck_dw_is_narrow(const struct ck_run *run);
+void ck_dw_narrow_run(const struct ck_run *run, void *workspace);
+ck_status ck_dw_narrow_workspace(const struct ck_run *run, size_t *bytes);
 /* Whether a depthwise is faster on planes than in bands. */
 bool ck_dw_planes_pay(const struct ck_run *run);
 ck_status ck_planar_workspace(const struct ck_run *run, size_t *bytes);

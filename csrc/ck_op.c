@@ -361,6 +361,7 @@ static struct driver driver_of(const struct ck_run *run) {
   const int64_t lanes = op->kernels->lanes;
   const struct driver bands = {ck_bands_workspace, ck_bands_run, 0};
   const struct driver planes = {ck_planar_workspace, ck_planar_run, run->group_out};
+  const struct driver narrow = {ck_dw_narrow_workspace, ck_dw_narrow_run, 1};
   const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run, columns_unit(op)};
   const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run, lanes};
   const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run, lanes};
@@ -380,6 +381,7 @@ static struct driver driver_of(const struct ck_run *run) {
       return ck_dw_planes_pay(run) ? planes : bands;
     default:
       if (!planar) return depthwise;
+      if (ck_dw_is_narrow(run)) return narrow;
       if (ck_dw_planes_pay(run)) return planes;
       return run->group_out > 1 ? bands : staged;
   }

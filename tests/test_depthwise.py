@@ -174,6 +174,28 @@ def test_planes_whose_rows_share_input(stride, dilation, multiplier, data):
         assert_same_bits(y, images_nchw(made.run()))
 
 
+@pytest.mark.parametrize(
+    "padding", [0, 1, 2, ((1, 0), (0, 1)), ((0, 9), (37, 2)), "same"], ids="padding_{}".format
+)
+@pytest.mark.parametrize("stride", [1, 2], ids="stride_{}".format)
+def test_narrow_planes(stride, padding, data):
+    """Rows of outputs of up to half a vector, where channels go in pairs, of a vector, and more."""
+    for width in (*range(3, 19), 28, 29, 30, 31, 32, 33, 35, 56, 62, 112, 241):
+        for height, channels in ((3, 1), (4, 5), (8, 2), (16, 17)):
+            shape = {"kernel": (3, 3), "padding": padding, "residual": height == 8}
+            made = call(
+                OP,
+                (1, height, width, channels),
+                stride=stride,
+                activation="relu6",
+                data=data,
+                **shape,
+            )
+            y = nchw(made).run()
+            check(nchw(made), y)
+            assert_same_bits(y, images_nchw(made.run()))
+
+
 @pytest.mark.parametrize("stride", [1, 2, 4], ids="stride_{}".format)
 @pytest.mark.parametrize("size", [(70, 119), (3, 6500)], ids=["several_rows", "part_of_a_row"])
 def test_blocks_of_planes(size, stride, data):

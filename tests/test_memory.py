@@ -115,7 +115,9 @@ def test_guard_pages_kernel(op, kernel, end):
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("width", [14, 16, 17, 31, 33, 35], ids="width_{}".format)
+@pytest.mark.parametrize(
+    "width", [1, 2, 7, 8, 9, 14, 16, 17, 31, 33, 35, 63], ids="width_{}".format
+)
 def test_guard_pages_planes(width, end):
     for stride, dilation in ((1, 1), (2, 1), (1, 2), (2, 2)):
         window = {"stride": stride, "dilation": dilation, "padding": dilation}

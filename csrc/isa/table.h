@@ -2,6 +2,9 @@
  */
 #define CK_KERNEL(name, args) void CK_FN(name)(args *);
 #define CK_PARTS_KERNEL(name, args)
+#if !VF_HAS_MASK
+#define CK_MASK_KERNEL(name, args)
+#endif
 #include "ck_kernels.inc"
 #undef CK_KERNEL
 #include "kernels/common.tpl.h"
@@ -13,6 +16,9 @@
 #include "kernels/dwconvKx1.tpl.h"
 #include "kernels/dwconv1x1.tpl.h"
 #include "kernels/planar.tpl.h"
+#if VF_HAS_MASK
+#include "kernels/narrow.tpl.h"
+#endif
 #include "kernels/transpose.tpl.h"
 #include "kernels/activate.tpl.h"
 #include "kernels/pool.tpl.h"
@@ -29,6 +35,9 @@ const struct ck_kernels CK_FN(kernels) = {
     .dw_rows = VF_DW_ROWS,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #define CK_PARTS_KERNEL(name, args) .name = NULL,
+#if !VF_HAS_MASK
+#define CK_MASK_KERNEL(name, args) .name = NULL,
+#endif
 #include "ck_kernels.inc"
 #undef CK_KERNEL
 };

@@ -59,15 +59,23 @@ CK_INLINE vf vf_maximum(vf a, vf b) {
 CK_INLINE vf_tail vf_first(int64_t n) {
   return (vf_tail)(n >= VF_LANES ? (1u << VF_LANES) - 1 : n <= 0 ? 0 : (1u << n) - 1);
 }
+/* Those from begin on, before end. */
+CK_INLINE vf_tail vf_between(int64_t begin, int64_t end) {
+  return (vf_tail)(vf_first(end) & ~vf_first(begin));
+}
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, p); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
 
-/* Halves of vectors: the first half of a vector of memory, which zeros follow, and back; twice, the
+/* Halves of vectors: the first half of a vector of memory, which zeros follow, and back, all of it
+ * or its first lanes; twice, the
  * lower half of one vector with the upper half of another, two lower halves side by side, an upper
  * half as the lower one. */
 #if CK_REAL_BITS == 32
 CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
+CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
+  _mm256_mask_storeu_ps(p, (__mmask8)n, _mm512_castps512_ps256(x));
+}
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_ps(0xFF00, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
@@ -75,6 +83,9 @@ CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f32x4(a, a, 0xEE); }
 #else
 CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextpd256_pd512(_mm256_loadu_pd(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_pd(p, _mm512_castpd512_pd256(x)); }
+CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
+  _mm256_mask_storeu_pd(p, n, _mm512_castpd512_pd256(x));
+}
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_pd(0xF0, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
@@ -89,6 +100,9 @@ CK_INLINE vf vf_repeat(vf_span x, vf_index index) { return VF_OP(permutexvar)(in
 CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_index index) {
   return VF_OP(permutex2var)(vf_load_n(p, first), index, vf_load_n(p + VF_LANES, second));
 }
+
+/* Lane i is that of the two vectors, side by side, which index[i] says. */
+CK_INLINE vf vf_pick(vf a, vf_index index, vf b) { return VF_OP(permutex2var)(a, index, b); }
 
 /* The even lanes of a, then those of b; and the odd ones. */
 #if CK_REAL_BITS == 32

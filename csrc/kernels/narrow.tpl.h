@@ -1,0 +1,160 @@
+/* NCHW: a depthwise 3x3 of planes of few columns, which are read where they lie. A vector has the
+ * outputs of a row, or of half a row, or of the same short row of two channels. What the taps meet
+ * in a row of the image is picked from one or two vectors of it; that of three rows is at hand when
+ * a row is made. Masks stand for padding beside the image, a row of zeros for that above and below.
+ */
+
+enum { NARROW_HALF = VF_LANES / 2 };
+
+/* A vector of columns of outputs, of one channel or of two. */
+struct narrow_view {
+  int64_t x, left; /* the first column, and that of the image under its first tap */
+  vf_tail in[2];   /* lanes of a row's vectors that lie in the image */
+  vf_tail out;     /* lanes of a channel's outputs */
+};
+
+struct narrow {
+  const struct ck_narrow_args *args;
+  const real *plane;
+  int64_t second; /* elements from a row's first vector to its second, or to the other channel's */
+  vf_index pick[3]; /* for each column of taps: lanes of both */
+  vf w[3][3], bias, low, high;
+};
+
+/* What the taps meet in row y of the image. */
+CK_INLINE void narrow_load(const struct narrow *n, const struct narrow_view *v, int64_t y,
+                           const int vectors, vf *tap) {
+  const bool inside = (uint64_t)y < (uint64_t)n->args->height;
+  const real *row = inside ? n->plane + y * n->args->width + v->left : ck_padding;
+  const real *next = inside ? row + n->second : ck_padding;
+  const vf a = vf_load_n(row, v->in[0]);
+  const vf b = vectors > 1 ? vf_load_n(next, v->in[1]) : vf_zero();
+  CK_UNROLL
+  for (int kx = 0; kx < 3; ++kx) tap[kx] = vf_pick(a, n->pick[kx], b);
+}
+
+/* Column by column, as the kernels for pixels sum. */
+CK_INLINE vf narrow_sum(const struct narrow *n, vf rows[3][3], const int first) {
+  vf sum = n->bias;
+  CK_UNROLL
+  for (int kx = 0; kx < 3; ++kx) {
+    CK_UNROLL
+    for (int ky = 0; ky < 3; ++ky) sum = vf_fma(rows[(first + ky) % 3][kx], n->w[ky][kx], sum);
+  }
+  return vf_min(n->high, vf_max(n->low, sum));
+}
+
+/* All rows; three of the image take turns. */
+CK_INLINE void narrow_rows(const struct narrow *n, const struct narrow_view *v, real *const *out,
+                           const int stride, const int vectors, const int channels) {
+  const struct ck_narrow_args *a = n->args;
+  vf in[3][3];
+  CK_UNROLL
+  for (int j = 0; j < 3 - stride; ++j) narrow_load(n, v, j - a->pad_top, vectors, in[j]);
+  for (int64_t y = 0; y < a->rows; y += 3) {
+    CK_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      if (y + i == a->rows) return;
+      CK_UNROLL
+      for (int j = 3 - stride; j < 3; ++j)
+        narrow_load(n, v, (y + i) * stride + j - a->pad_top, vectors, in[(i * stride + j) % 3]);
+      const vf sum = narrow_sum(n, in, i * stride);
+      const int64_t at = (y + i) * a->cols;
+      if (channels == 1) {
+        vf_store_n(out[0] + at, v->out, sum);
+      } else { /* in halves, which fewer lines share */
+        vf_store_half_n(out[0] + at, v->out, sum);
+        vf_store_half_n(out[1] + at, v->out, vf_upper(sum));
+      }
+    }
+  }
+}
+
+CK_INLINE struct narrow_view narrow_see(const struct ck_narrow_args *a, int64_t x, int64_t cols,
+                                        const int channels) {
+  const int64_t left = x * a->stride - a->pad_left, begin = -left, end = a->width - left;
+  const vf_tail in = vf_between(begin, end);
+  const vf_tail more = channels > 1 ? in : vf_between(begin - VF_LANES, end - VF_LANES);
+  return (struct narrow_view){x, left, {in, more}, vf_first(cols)};
+}
+
+CK_INLINE struct narrow narrow_of(const struct ck_narrow_args *a, const int channels) {
+  struct narrow n = {.args = a, .low = vf_set1((real)a->low), .high = vf_set1((real)a->high)};
+  for (int kx = 0; kx < 3; ++kx) {
+    real_bits lanes[VF_LANES];
+    for (int i = 0; i < VF_LANES; ++i) {
+      const int c = channels > 1 ? i / NARROW_HALF : 0;
+      lanes[i] = (real_bits)(c * VF_LANES + (i - c * NARROW_HALF) * a->stride + kx);
+    }
+    n.pick[kx] = vf_index_of(lanes);
+  }
+  return n;
+}
+
+/* The same of one channel in all lanes, or of two in half of them each. */
+CK_INLINE vf narrow_both(const real *p, const real *q, const int channels) {
+  return channels > 1 ? vf_halves(vf_set1(*p), vf_set1(*q)) : vf_set1(*p);
+}
+
+/* A channel, and perhaps another. */
+CK_INLINE void narrow_channel(struct narrow *n, const struct narrow_view *v, int64_t o,
+                              int64_t other, const int stride, const int vectors,
+                              const int channels) {
+  const struct ck_narrow_args *a = n->args;
+  const int64_t both[] = {o, other}, plane = a->height * a->width;
+  const real *w[2], *bias[2], *x[2];
+  real *out[2];
+  CK_UNROLL
+  for (int c = 0; c < 2; ++c) {
+    const int64_t at = both[c];
+    w[c] = (const real *)a->weights + at / VF_LANES * 9 * VF_LANES + at % VF_LANES;
+    bias[c] = (const real *)a->bias + at;
+    x[c] = (const real *)a->x + (at - a->first) * plane;
+    out[c] = (real *)a->y + (at - a->first) * a->out_plane + v->x;
+  }
+  n->plane = x[0];
+  n->second = channels > 1 ? x[1] - x[0] : VF_LANES;
+  n->bias = narrow_both(bias[0], bias[1], channels);
+  CK_UNROLL
+  for (int t = 0; t < 9; ++t)
+    n->w[t / 3][t % 3] = narrow_both(w[0] + t * VF_LANES, w[1] + t * VF_LANES, channels);
+  narrow_rows(n, v, out, stride, vectors, channels);
+}
+
+/* Of an odd number the last is made twice. */
+CK_INLINE void narrow_pairs(const struct ck_narrow_args *a, const int stride) {
+  struct narrow n = narrow_of(a, 2);
+  const struct narrow_view v = narrow_see(a, 0, a->cols, 2);
+  for (int64_t o = a->first; o < a->end; o += 2)
+    narrow_channel(&n, &v, o, ck_min(o + 1, a->end - 1), stride, 2, 2);
+}
+
+/* At stride 2 the last tap of a whole vector of outputs would reach into a third one. */
+CK_INLINE void narrow_singles(const struct ck_narrow_args *a, const int stride) {
+  const int64_t most = VF_LANES + 1 - stride, views = (a->cols + most - 1) / most;
+  const int64_t cols = (a->cols + views - 1) / views;
+  struct narrow n = narrow_of(a, 1);
+  struct narrow_view v[CK_NARROW_VECTORS];
+  for (int64_t i = 0; i < views; ++i)
+    v[i] = narrow_see(a, i * cols, ck_min(cols, a->cols - i * cols), 1);
+  for (int64_t o = a->first; o < a->end; ++o)
+    for (int64_t i = 0; i < views; ++i)
+      if (a->width - v[i].left > VF_LANES)
+        narrow_channel(&n, &v[i], o, o, stride, 2, 1);
+      else
+        narrow_channel(&n, &v[i], o, o, stride, 1, 1);
+}
+
+CK_INLINE void narrow_planes(const struct ck_narrow_args *a, const int stride) {
+  if (a->cols <= NARROW_HALF && (a->cols - 1) * stride + 3 <= VF_LANES)
+    narrow_pairs(a, stride);
+  else
+    narrow_singles(a, stride);
+}
+
+void CK_FN(dwconv3x3_narrow)(const struct ck_narrow_args *a) {
+  if (a->stride == 1)
+    narrow_planes(a, 1);
+  else
+    narrow_planes(a, 2);
+}
