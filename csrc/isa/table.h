@@ -2,7 +2,7 @@
  */
 #define CK_KERNEL(name, args) void CK_FN(name)(args *);
 #define CK_PARTS_KERNEL(name, args)
-#if !VF_HAS_MASK
+#if !VF_LOADS_MASK
 #define CK_MASK_KERNEL(name, args)
 #endif
 #include "ck_kernels.inc"
@@ -16,7 +16,7 @@
 #include "kernels/dwconvKx1.tpl.h"
 #include "kernels/dwconv1x1.tpl.h"
 #include "kernels/planar.tpl.h"
-#if VF_HAS_MASK
+#if VF_LOADS_MASK
 #include "kernels/narrow.tpl.h"
 #endif
 #include "kernels/transpose.tpl.h"
@@ -35,7 +35,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .dw_rows = VF_DW_ROWS,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #define CK_PARTS_KERNEL(name, args) .name = NULL,
-#if !VF_HAS_MASK
+#if !VF_LOADS_MASK
 #define CK_MASK_KERNEL(name, args) .name = NULL,
 #endif
 #include "ck_kernels.inc"

@@ -12,6 +12,7 @@
 #define VF_REGISTERS 16
 #define VF_HAS_FMA 1
 #define VF_HAS_MASK 0
+#define VF_LOADS_MASK 1
 #define VF_HAS_HALVES 0
 
 /* 6 x 2 accumulators, 2 weight vectors and a broadcast of 16 registers. */
@@ -61,14 +62,27 @@ CK_INLINE vf_tail vf_first(int64_t n) {
   const int32_t *window = ones_then_zeros + 8 - ck_max(0, ck_min(n, VF_LANES)) * (8 / VF_LANES);
   return _mm256_loadu_si256((const __m256i *)window);
 }
+/* Those from begin on, before end. */
+CK_INLINE vf_tail vf_between(int64_t begin, int64_t end) {
+  return _mm256_andnot_si256(vf_first(begin), vf_first(end));
+}
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskload)(p, n); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(maskstore)(p, n, x); }
 
 /* The first half of a vector; the other lanes are zero. */
+CK_INLINE vf vf_upper(vf a) { return VF_OP(permute2f128)(a, a, 1); }
 #if CK_REAL_BITS == 32
+CK_INLINE vf vf_halves(vf a, vf b) { return _mm256_blend_ps(a, b, 0xF0); }
+CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
+  _mm_maskstore_ps(p, _mm256_castsi256_si128(n), _mm256_castps256_ps128(x));
+}
 CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextps128_ps256(_mm_loadu_ps(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_ps(p, _mm256_castps256_ps128(x)); }
 #else
+CK_INLINE vf vf_halves(vf a, vf b) { return _mm256_blend_pd(a, b, 0xC); }
+CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
+  _mm_maskstore_pd(p, _mm256_castsi256_si128(n), _mm256_castpd256_pd128(x));
+}
 CK_INLINE vf vf_load_half(const real *p) { return _mm256_zextpd128_pd256(_mm_loadu_pd(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm_storeu_pd(p, _mm256_castpd256_pd128(x)); }
 #endif

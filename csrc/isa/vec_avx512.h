@@ -12,6 +12,7 @@
 #define VF_REGISTERS 32
 #define VF_HAS_FMA 1
 #define VF_HAS_MASK 1
+#define VF_LOADS_MASK 1
 #define VF_HAS_HALVES 1
 
 /* 14 x 2 accumulators, 2 weight vectors and a broadcast leave one register of 32. */

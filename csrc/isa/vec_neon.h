@@ -14,6 +14,7 @@
 #define VF_REGISTERS 32
 #define VF_HAS_FMA 1
 #define VF_HAS_MASK 0
+#define VF_LOADS_MASK 0
 #define VF_HAS_HALVES 0
 
 /* 12 x 2 accumulators, 2 weight vectors and a pixel leave 5 registers of 32. A term is 24 fmla, 12

@@ -2,6 +2,7 @@
 #define VF_REGISTERS 16
 #define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
+#define VF_LOADS_MASK 0
 #define VF_HAS_HALVES 0
 
 #define VF_GEMM_ROWS 4

@@ -8,6 +8,7 @@
 #define VF_REGISTERS 16
 #define VF_HAS_FMA 0
 #define VF_HAS_MASK 0
+#define VF_LOADS_MASK 0
 #define VF_HAS_HALVES 0
 
 /* 6 x 2 accumulators, 2 weight vectors, a broadcast and the product, which is a register of its

@@ -1,36 +1,56 @@
 /* NCHW: a depthwise 3x3 of planes of few columns, which are read where they lie. A vector has the
- * outputs of a row, or of half a row, or of the same short row of two channels. What the taps meet
- * in a row of the image is picked from one or two vectors of it; that of three rows is at hand when
- * a row is made. Masks stand for padding beside the image, a row of zeros for that above and below.
+ * outputs of a row, or of a part of one, or of the same short row of two channels. What the taps
+ * meet in three rows of the image is at hand when a row is made. Masks stand for padding beside the
+ * image.
  */
 
 enum { NARROW_HALF = VF_LANES / 2 };
 
 /* A vector of columns of outputs, of one channel or of two. */
 struct narrow_view {
-  int64_t x, left; /* the first column, and that of the image under its first tap */
-  vf_tail in[2];   /* lanes of a row's vectors that lie in the image */
-  vf_tail out;     /* lanes of a channel's outputs */
+  int64_t x, left;  /* the first column, and that of the image under its first tap */
+  vf_tail in[3][2]; /* of what is under each column of taps, two vectors: lanes in the image */
+  vf_tail out;      /* lanes of a channel's outputs, */
+  bool full;        /* of which there is one for each */
 };
 
 struct narrow {
   const struct ck_narrow_args *args;
   const real *plane;
+#if VF_HAS_MASK
   int64_t second; /* elements from a row's first vector to its second, or to the other channel's */
   vf_index pick[3]; /* for each column of taps: lanes of both */
+#endif
   vf w[3][3], bias, low, high;
 };
 
-/* What the taps meet in row y of the image. */
-CK_INLINE void narrow_load(const struct narrow *n, const struct narrow_view *v, int64_t y,
-                           const int vectors, vf *tap) {
-  const bool inside = (uint64_t)y < (uint64_t)n->args->height;
-  const real *row = inside ? n->plane + y * n->args->width + v->left : ck_padding;
-  const real *next = inside ? row + n->second : ck_padding;
-  const vf a = vf_load_n(row, v->in[0]);
-  const vf b = vectors > 1 ? vf_load_n(next, v->in[1]) : vf_zero();
+/* What the taps meet in a row of the image: picked from what is under the outputs, where a permute
+ * does that; elsewhere each column of taps loads its own. */
+CK_INLINE void narrow_under(const struct narrow *n, const struct narrow_view *v, const real *row,
+                            const int stride, const int vectors, vf *tap) {
+#if VF_HAS_MASK
+  const vf a = vf_load_n(row, v->in[0][0]);
+  const vf b = vectors > 1 ? vf_load_n(row + n->second, v->in[0][1]) : vf_zero();
   CK_UNROLL
   for (int kx = 0; kx < 3; ++kx) tap[kx] = vf_pick(a, n->pick[kx], b);
+  (void)stride;
+#else
+  CK_UNROLL
+  for (int kx = 0; kx < 3; ++kx) {
+    tap[kx] = vf_load_n(row + kx, v->in[kx][0]);
+    if (stride == 2) tap[kx] = vf_even(tap[kx], vf_load_n(row + kx + VF_LANES, v->in[kx][1]));
+  }
+  (void)n;
+  (void)vectors;
+#endif
+}
+
+CK_INLINE void narrow_load(const struct narrow *n, const struct narrow_view *v, int64_t y,
+                           const int stride, const int vectors, vf *tap) {
+  if ((uint64_t)y < (uint64_t)n->args->height)
+    narrow_under(n, v, n->plane + y * n->args->width + v->left, stride, vectors, tap);
+  else
+    tap[0] = tap[1] = tap[2] = vf_zero();
 }
 
 /* Column by column, as the kernels for pixels sum. */
@@ -50,18 +70,19 @@ CK_INLINE void narrow_rows(const struct narrow *n, const struct narrow_view *v, 
   const struct ck_narrow_args *a = n->args;
   vf in[3][3];
   CK_UNROLL
-  for (int j = 0; j < 3 - stride; ++j) narrow_load(n, v, j - a->pad_top, vectors, in[j]);
+  for (int j = 0; j < 3 - stride; ++j) narrow_load(n, v, j - a->pad_top, stride, vectors, in[j]);
   for (int64_t y = 0; y < a->rows; y += 3) {
     CK_UNROLL
     for (int i = 0; i < 3; ++i) {
       if (y + i == a->rows) return;
       CK_UNROLL
       for (int j = 3 - stride; j < 3; ++j)
-        narrow_load(n, v, (y + i) * stride + j - a->pad_top, vectors, in[(i * stride + j) % 3]);
+        narrow_load(n, v, (y + i) * stride + j - a->pad_top, stride, vectors,
+                    in[(i * stride + j) % 3]);
       const vf sum = narrow_sum(n, in, i * stride);
       const int64_t at = (y + i) * a->cols;
       if (channels == 1) {
-        vf_store_n(out[0] + at, v->out, sum);
+        vf_store_either(out[0] + at, !VF_HAS_MASK && v->full, v->out, sum);
       } else { /* in halves, which fewer lines share */
         vf_store_half_n(out[0] + at, v->out, sum);
         vf_store_half_n(out[1] + at, v->out, vf_upper(sum));
@@ -72,14 +93,19 @@ CK_INLINE void narrow_rows(const struct narrow *n, const struct narrow_view *v, 
 
 CK_INLINE struct narrow_view narrow_see(const struct ck_narrow_args *a, int64_t x, int64_t cols,
                                         const int channels) {
-  const int64_t left = x * a->stride - a->pad_left, begin = -left, end = a->width - left;
-  const vf_tail in = vf_between(begin, end);
-  const vf_tail more = channels > 1 ? in : vf_between(begin - VF_LANES, end - VF_LANES);
-  return (struct narrow_view){x, left, {in, more}, vf_first(cols)};
+  struct narrow_view v = {
+      .x = x, .left = x * a->stride - a->pad_left, .out = vf_first(cols), .full = cols >= VF_LANES};
+  for (int kx = 0; kx < 3; ++kx) {
+    const int64_t begin = -v.left - kx, end = a->width - v.left - kx;
+    v.in[kx][0] = vf_between(begin, end);
+    v.in[kx][1] = channels > 1 ? v.in[kx][0] : vf_between(begin - VF_LANES, end - VF_LANES);
+  }
+  return v;
 }
 
 CK_INLINE struct narrow narrow_of(const struct ck_narrow_args *a, const int channels) {
   struct narrow n = {.args = a, .low = vf_set1((real)a->low), .high = vf_set1((real)a->high)};
+#if VF_HAS_MASK
   for (int kx = 0; kx < 3; ++kx) {
     real_bits lanes[VF_LANES];
     for (int i = 0; i < VF_LANES; ++i) {
@@ -88,6 +114,9 @@ CK_INLINE struct narrow narrow_of(const struct ck_narrow_args *a, const int chan
     }
     n.pick[kx] = vf_index_of(lanes);
   }
+#else
+  (void)channels;
+#endif
   return n;
 }
 
@@ -113,7 +142,9 @@ CK_INLINE void narrow_channel(struct narrow *n, const struct narrow_view *v, int
     out[c] = (real *)a->y + (at - a->first) * a->out_plane + v->x;
   }
   n->plane = x[0];
+#if VF_HAS_MASK
   n->second = channels > 1 ? x[1] - x[0] : VF_LANES;
+#endif
   n->bias = narrow_both(bias[0], bias[1], channels);
   CK_UNROLL
   for (int t = 0; t < 9; ++t)
@@ -146,7 +177,7 @@ CK_INLINE void narrow_singles(const struct ck_narrow_args *a, const int stride) 
 }
 
 CK_INLINE void narrow_planes(const struct ck_narrow_args *a, const int stride) {
-  if (a->cols <= NARROW_HALF && (a->cols - 1) * stride + 3 <= VF_LANES)
+  if (VF_HAS_MASK && a->cols <= NARROW_HALF && (a->cols - 1) * stride + 3 <= VF_LANES)
     narrow_pairs(a, stride);
   else
     narrow_singles(a, stride);
