@@ -136,9 +136,10 @@ cdef extern from "convkern.h" nogil:
         int64_t bytes
         int inside
 
-    ck_status ck_plan_create(const ck_step *, int64_t, int, ck_plan **)
+    ck_status ck_plan_create(const ck_step *, int64_t, int, int, ck_plan **)
     void ck_plan_destroy(ck_plan *)
     size_t ck_plan_workspace_size(const ck_plan *)
+    size_t ck_plan_arena_size(const ck_plan *)
     ck_status ck_plan_run(const ck_plan *, const void *, void *, void *, size_t)
     ck_status ck_plan_place(const ck_plan *, int64_t, ck_place *)
     ck_status ck_naive_conv2d(const ck_conv *, const ck_image *, const ck_weights *,

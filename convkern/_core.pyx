@@ -301,10 +301,11 @@ cdef class Plan:
 
     Each step is (what, sizes, arrays, offset_groups): `what` is an Op, or a tuple for a pooling
     (kind, isa, window, ceil_mode, count_include_pad); sizes are those of Op.run; arrays are the
-    numbers of x, residual, offset and mask, -1 for none.
+    numbers of x, residual, offset and mask, -1 for none. Where `turn`, steps are in NHWC, and the
+    input and the output in NCHW.
     """
 
-    def __cinit__(self, str name, bint f64, list steps, int64_t threads=1):
+    def __cinit__(self, str name, bint f64, list steps, int64_t threads=1, bint turn=False):
         cdef ck_status status
         cdef int most = _threads(threads)
         cdef ck_step *step = <ck_step *>calloc(max(len(steps), 1), sizeof(ck_step))
@@ -326,7 +327,7 @@ cdef class Plan:
                 step[i].x, step[i].residual, step[i].offset, step[i].mask = arrays
                 step[i].offset_groups = offset_groups
             with nogil:
-                status = ck_plan_create(step, self.steps, most, &self.plan)
+                status = ck_plan_create(step, self.steps, turn, most, &self.plan)
         finally:
             free(step)
         _raise(status, name)
@@ -355,14 +356,14 @@ cdef class Plan:
         return _deliver(y, out)
 
     def places(self):
-        """For each step what ck_place says, in its order; and the workspace."""
+        """For each step what ck_place says, in its order; the arena, and the workspace."""
         cdef ck_place p
         cdef int64_t i
         places = []
         for i in range(self.steps):
             _raise(ck_plan_place(self.plan, i, &p), self.name)
             places.append((p.group, p.band, p.rows, p.offset, p.bytes, bool(p.inside)))
-        return places, ck_plan_workspace_size(self.plan)
+        return places, ck_plan_arena_size(self.plan), ck_plan_workspace_size(self.plan)
 
 
 def naive(str name, str kind, tuple window, tuple channels, tuple sizes, cnp.ndarray x not None,

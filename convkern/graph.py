@@ -23,6 +23,7 @@ from .layers import (
     DepthwiseConv2d,
     PointwiseConv2d,
     SeparableConv2d,
+    SpatiallySeparableConv2d,
     _Immutable,
     _Pool,
 )
@@ -111,7 +112,8 @@ class Plan(NamedTuple):
     steps : tuple of PlannedStep
         In the order in which they run.
     arena : int
-        Bytes that all arrays between the input and the output take together.
+        Bytes that all arrays between the input and the output take together; in NCHW also the rows
+        of these two as pixels.
     workspace : int
         Bytes of the arena, and of what the layers need beside it.
     """
@@ -206,7 +208,8 @@ class Graph:
         if all(node.name != self._output for node in self._nodes):
             raise ValueError(f"{name}: output={self._output!r} is not a node")
         self._layout, self._dtype, self.isa = _common(name, self._nodes)
-        self._steps = _fuse(_needed(self._nodes, self._output))
+        self._needed = _needed(self._nodes, self._output)
+        self._steps, self._turn = _steps(self._needed, self._layout)
         self._programs: dict[Any, _Program] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -269,7 +272,7 @@ class Graph:
         x_shape = as_shape(self._name, "x_shape", x_shape)
         dtype = self._dtype or np.dtype(np.float32)
         program = self._program(x_shape, dtype, runtime.get_num_threads())
-        places, workspace = program.packed.places()
+        places, arena, workspace = program.packed.places()
         shapes = program.shapes
         steps = tuple(
             PlannedStep(
@@ -277,12 +280,11 @@ class Graph:
             )
             for s, (g, band, rows, _, size, inside) in zip(self._steps, places, strict=True)
         )
-        arena = max((at + size for *_, at, size, _ in places), default=0)
         return Plan(steps, arena, workspace)
 
     def _shapes(self, x_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         shapes = {self._input: x_shape}
-        for step in self._steps:
+        for step in self._needed:
             shape = shapes[step.output] = step.layer.out_shape(shapes[step.inputs[0]])
             if step.residual is not None and shapes[step.residual] != shape:
                 raise ValueError(
@@ -302,8 +304,8 @@ class Graph:
 
     def _make(self, x_shape: tuple[int, ...], dtype: np.dtype, threads: int) -> _Program:
         shapes = self._shapes(x_shape)
-        for shape in shapes.values():
-            check_memory(self._name, shape, dtype.itemsize)
+        for step in self._steps:
+            check_memory(self._name, shapes[step.output], dtype.itemsize)
         if 0 in x_shape[:1] and len(x_shape) == 4:  # an empty batch needs no program, but one
             shape = (1, *x_shape[1:])  # shows what an image of it would take
             return _Program(self._make(shape, dtype, threads).packed, shapes)
@@ -313,10 +315,11 @@ class Graph:
             arrays = [numbers[i] for i in step.inputs]
             residual = -1 if step.residual is None else numbers[step.residual]
             offset, mask = [*arrays[1:], -1, -1][:2]
-            what, sizes, offset_groups = _operation(step, [shapes[i] for i in step.inputs])
+            read = [_as_pixels(shapes[i]) if self._turn else shapes[i] for i in step.inputs]
+            what, sizes, offset_groups = _operation(step, read)
             steps.append((what, sizes, (arrays[0], residual, offset, mask), offset_groups))
             numbers[step.output] = len(steps)
-        packed = _core.Plan(self._name, dtype.itemsize == 8, steps, threads)
+        packed = _core.Plan(self._name, dtype.itemsize == 8, steps, threads, self._turn)
         return _Program(packed, shapes)
 
 
@@ -440,7 +443,39 @@ def _needed(nodes: tuple[Node, ...], output: str) -> list[_Step]:
     return steps[::-1]
 
 
-def _fuse(steps: list[_Step]) -> tuple[_Step, ...]:
+def _steps(nodes: list[_Step], layout: str) -> tuple[tuple[_Step, ...], bool]:
+    """What runs for the nodes; and whether planes are turned into pixels for that.
+
+    A step by itself reads and writes the planes as is best for it.
+    """
+    steps = _fuse(nodes, "NHWC")
+    if layout == "NCHW" and len(steps) == 1:
+        return _fuse(nodes, layout), False
+    steps = tuple(step._replace(layer=_in_pixels(step.layer)) for step in steps)
+    return steps, layout == "NCHW"
+
+
+def _in_pixels(layer: Any) -> Any:
+    """The same layer for NHWC."""
+    operation = layer._operation
+    pooling = isinstance(layer, _Pool)
+    if (operation.layout if pooling else operation.layouts.image) == "NHWC":
+        return layer
+    arrays, options = layer._arrays, layer._options | {"layout": "NHWC"}
+    if isinstance(layer, SpatiallySeparableConv2d):
+        arrays = tuple(array if array is None else array.T for array in arrays)
+    elif not pooling:
+        options["weight_layout"] = operation.layouts.weights
+    with runtime.use_isa(layer.isa):
+        return type(layer)(*arrays, **options)
+
+
+def _as_pixels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The NHWC shape of such an NCHW array."""
+    return (*shape[:-3], *shape[-2:], shape[-3])
+
+
+def _fuse(steps: list[_Step], layout: str) -> tuple[_Step, ...]:
     """Depthwise layers joined with the pointwise layer that alone reads them."""
     readers: dict[str, int] = {}
     for step in steps:
@@ -452,7 +487,7 @@ def _fuse(steps: list[_Step]) -> tuple[_Step, ...]:
         x = step.inputs[0]
         depthwise = fused[at[x]] if x in at else None
         if depthwise is not None and readers[x] == 1 and x != step.residual:
-            layer = _separable(depthwise, step.layer)
+            layer = _separable(depthwise, step.layer, layout)
             if layer is not None and at[x] == len(fused) - 1:
                 names = (*depthwise.names, *step.names)
                 step = _Step(names, layer, depthwise.inputs, step.residual)
@@ -462,8 +497,8 @@ def _fuse(steps: list[_Step]) -> tuple[_Step, ...]:
     return tuple(fused)
 
 
-def _separable(depthwise: _Step, pointwise: Any) -> SeparableConv2d | None:
-    """One layer that does what both do, where there is one."""
+def _separable(depthwise: _Step, pointwise: Any, layout: str) -> SeparableConv2d | None:
+    """One layer that does what both do in this layout, where there is one."""
     first = depthwise.layer
     if not isinstance(first, DepthwiseConv2d) or depthwise.residual is not None:
         return None
@@ -487,8 +522,8 @@ def _separable(depthwise: _Step, pointwise: Any) -> SeparableConv2d | None:
             dilation=own["dilation"],
             dw_activation=own["activation"],
             activation=other["activation"],
-            layout=own["layout"],
-            weight_layout=own["weight_layout"],
+            layout=layout,
+            weight_layout=operation.layouts.weights,
             precision=other["precision"],
         )
 

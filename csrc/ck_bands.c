@@ -243,3 +243,40 @@ void ck_bands_run(const struct ck_run *run, void *workspace) {
         run_band(&b, n, c, y, ck_min(b.rows, run->out_h - y));
     }
 }
+
+/* -------------------------------------------------------------------------------------- a turn */
+
+ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes) {
+  (void)run;
+  *bytes = 0;
+  return CK_OK;
+}
+
+/* So many rows at once that pixels, which are gone through once for each vector of channels, stay in
+ * L2 meanwhile. */
+static int64_t rows_of_turn(const struct ck_run *run) {
+  const int64_t row = run->out_w * run->out_channels * run->op->kernels->element;
+  return ck_max(1, ck_cpu_l2_bytes() / 4 / row);
+}
+
+void ck_turn_run(const struct ck_run *run, void *workspace) {
+  const struct ck_kernels *k = run->op->kernels;
+  const bool to_planes = run->op->conv.layout == CK_NCHW;
+  const int64_t channels = run->out_channels, plane = ck_out_plane(run);
+  const int64_t first = -run->image.pad_top; /* row of what it reads, see struct ck_run */
+  const int64_t in_image = run->image.height * run->image.width * channels;
+  const int64_t most = rows_of_turn(run);
+  (void)workspace;
+  for (int64_t n = 0; n < run->image.batch; ++n)
+    for (int64_t y = 0; y < run->out_h; y += most) {
+      const int64_t pixels = ck_min(most, run->out_h - y) * run->out_w;
+      const int64_t in = (first + y) * run->out_w, out = y * run->out_w;
+      const void *x = ck_at(run->x, n * in_image + in * (to_planes ? channels : 1), k->element);
+      void *to = ck_at_mut(run->y, n * plane * channels + out * (to_planes ? 1 : channels),
+                           k->element);
+      if (to_planes)
+        ck_to_planes(k, to, plane, x, channels, pixels);
+      else
+        ck_to_pixels(k, to, x, plane, channels, pixels);
+    }
+}

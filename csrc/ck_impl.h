@@ -413,7 +413,8 @@ void *ck_alloc_pages(size_t bytes); /* for free(): of huge pages where it is lar
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-/* Grouped: a conv2d whose groups are narrower than a vector. */
+/* Grouped: a conv2d whose groups are narrower than a vector. Turn: no sums at all, but planes become
+ * pixels, or pixels planes; its layout is that of what it makes. */
 enum ck_op_kind {
   CK_OP_CONV2D,
   CK_OP_GROUPED,
@@ -421,6 +422,7 @@ enum ck_op_kind {
   CK_OP_SEPARABLE,
   CK_OP_DEFORM,
   CK_OP_SPATIAL,
+  CK_OP_TURN,
 };
 
 struct ck_op {
@@ -448,7 +450,8 @@ struct ck_run {
   void *y;
   int64_t x_step, y_step;  /* elements from one pixel to the next; 0: as many as are in it */
   const ck_deform *deform; /* of a deformable convolution */
-  int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0 */
+  int64_t plane;           /* a part in NCHW: from one plane of the output to the next; or 0.
+                              A turn: of what it reads, too, which is as large */
   struct ck_span only;     /* a part: channels of the output that it makes; {0, 0}: all */
   const ck_op *next;       /* what will run after it, if that is known */
   struct ck_ahead later;   /* weights of something after that, to be brought near */
@@ -573,6 +576,11 @@ struct ck_span ck_rows_of_image(const struct ck_run *run, struct ck_span made);
  * Gives the row of the image that it begins with; where all of it lies in the padding it is of one
  * row, of zeros, which is the same, and the answer is the image's height. */
 int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck_run *part);
+
+/* Planes become pixels, or pixels planes: a step of a plan. */
+ck_status ck_turn_create(ck_isa isa, ck_dtype dtype, ck_layout to, int64_t channels, ck_op **op);
+ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes);
+void ck_turn_run(const struct ck_run *run, void *workspace);
 
 /* ck_bands.c: a run in NCHW, band by band in NHWC. */
 void ck_bands_run(const struct ck_run *run, void *workspace);

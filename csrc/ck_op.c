@@ -340,6 +340,18 @@ ck_status ck_spatial_create(const ck_conv *conv, const ck_weights *column, const
   return finish(status, op, out);
 }
 
+ck_status ck_turn_create(ck_isa isa, ck_dtype dtype, ck_layout to, int64_t channels, ck_op **out) {
+  const ck_conv conv = {.isa = isa,
+                        .dtype = dtype,
+                        .layout = to,
+                        .window = {1, 1, 1, 1, 1, 1},
+                        .in_channels = channels,
+                        .out_channels = channels,
+                        .groups = 1,
+                        .multiplier = 1};
+  return op_new(CK_OP_TURN, &conv, out);
+}
+
 /* How a run is driven. In NCHW most operations run in bands of NHWC, but
  *   a deformable convolution reads anywhere,
  *   a pointwise convolution of few channels multiplies planes, and of a wide image a separable,
@@ -368,11 +380,13 @@ static struct driver driver_of(const struct ck_run *run) {
   const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run, columns_unit(op)};
   const struct driver multiplied = {ck_sepconv_workspace, ck_sepconv_run, 0};
   const struct driver spatial = {ck_spatial_workspace, ck_spatial_run, lanes};
+  const struct driver turn = {ck_turn_workspace, ck_turn_run, 0};
   const bool planar = op->conv.layout == CK_NCHW;
   switch (op->kind) {
     case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
     case CK_OP_DEFORM: return conv2d;
     case CK_OP_GROUPED: return planar ? bands : depthwise;
+    case CK_OP_TURN: return turn;
     case CK_OP_SEPARABLE:
       if (!planar) return separable;
       return ck_separable_planes_pay(run) ? multiplied : bands;

@@ -42,7 +42,7 @@ struct step {
   ck_step said;
   struct ck_run run;
   ck_deform deform;
-  int64_t index;   /* among those that the caller said */
+  int64_t index;   /* among those that the caller said; -1 or their number: a turn */
   int64_t weights; /* bytes */
   bool by_rows;    /* may be one of several in a group */
 };
@@ -61,6 +61,7 @@ struct ck_plan {
   int threads;                     /* at most so many */
   int64_t least_work;              /* that the workspace was found for */
   int64_t arena, zeros, workspace; /* bytes */
+  ck_op *turn[2];  /* of the input, and of the output */
   struct step *step;
   struct array *array; /* 0 is the input, i + 1 what step i makes */
   struct group *group;
@@ -110,7 +111,8 @@ static ck_status see_conv(const struct ck_plan *p, struct step *s, struct array 
   }
   const ck_status status = ck_check_run(&s->run);
   if (status != CK_OK) return status;
-  const struct ck_run *r = &s->run;
+  struct ck_run *r = &s->run;
+  if (op->kind == CK_OP_TURN) r->plane = r->out_h * r->out_w;
   out->row_bytes = r->out_w * r->out_channels * op->kernels->element;
   out->bytes = r->image.batch * r->out_h * out->row_bytes;
   s->weights = weight_bytes(r);
@@ -132,6 +134,8 @@ static ck_status see_pool(struct step *s, struct array *out) {
   if (s->said.residual >= 0 || s->said.offset >= 0 || s->said.mask >= 0) return CK_E_SHAPE;
   if (!ck_array_fits(i->batch, out_h, out_w, i->channels, element)) return CK_E_OVERFLOW;
   out->bytes = i->batch * out_h * out_w * i->channels * element;
+  s->run = (struct ck_run){
+      .image = *i, .out_h = out_h, .out_w = out_w, .out_channels = i->channels};
   return CK_OK;
 }
 
@@ -589,12 +593,19 @@ static char *data_of(const struct call *c, int64_t array) {
   return c->arena + a->at + c->part * ck_round_up(a->rows * a->row_bytes, CK_ALIGN);
 }
 
-/* Row y of the image, for a reader that sees images of so many rows of so many bytes. */
+/* Row y of the image, for a reader that sees images of so many rows of so many bytes; of planes, of
+ * which there are so many, the first one's. */
 static char *row_of(const struct call *c, const struct group *g, int64_t array, int64_t y,
-                    int64_t height, int64_t row_bytes) {
+                    int64_t height, int64_t row_bytes, int64_t planes) {
   const bool some = c->plan->array[array].rows > 0;
-  const int64_t row = some ? y - c->kept[array - 1 - g->first].begin : c->image * height + y;
-  return data_of(c, array) + row * row_bytes;
+  if (some) return data_of(c, array) + (y - c->kept[array - 1 - g->first].begin) * row_bytes;
+  return data_of(c, array) + c->image * height * row_bytes + y * row_bytes / planes;
+}
+
+/* How many planes there are in the array that a step reads, or makes: one, where it is in pixels. */
+static int64_t planes_of(const struct step *s, ck_layout to) {
+  const ck_op *op = s->said.op;
+  return op->kind == CK_OP_TURN && op->conv.layout == to ? s->run.out_channels : 1;
 }
 
 static void run_parts(const struct call *c, const struct ck_run *run) {
@@ -622,13 +633,13 @@ static void make_rows(struct call *c, const struct group *g, int64_t i, struct c
   struct ck_run part;
   const int64_t from = see_part(s, rows, &part), in_row = input_row_bytes(&part);
   if (from < s->run.image.height) {
-    part.x = row_of(c, g, s->said.x, from, s->run.image.height, in_row);
+    part.x = row_of(c, g, s->said.x, from, s->run.image.height, in_row, planes_of(s, CK_NHWC));
   } else {
     part.x = memset(c->zeros, 0, (size_t)in_row);
   }
   if (s->said.residual >= 0)
-    part.residual = row_of(c, g, s->said.residual, rows.begin, out_h, out_row);
-  part.y = row_of(c, g, array, rows.begin, out_h, out_row);
+    part.residual = row_of(c, g, s->said.residual, rows.begin, out_h, out_row, 1);
+  part.y = row_of(c, g, array, rows.begin, out_h, out_row, planes_of(s, CK_NCHW));
   run_parts(c, &part);
 }
 
@@ -707,21 +718,59 @@ ck_status ck_plan_run(const ck_plan *p, const void *x, void *y, void *workspace,
 
 /* ---------------------------------------------------------------------------- create, destroy */
 
-static ck_status allocate(const ck_step *steps, int64_t count, struct ck_plan *p) {
-  if ((uint64_t)count > SIZE_MAX / 2 / sizeof(struct step)) return CK_E_OVERFLOW;
-  p->step = calloc((size_t)count, sizeof *p->step);
-  p->array = calloc((size_t)count + 1, sizeof *p->array);
-  p->group = calloc((size_t)count, sizeof *p->group);
-  if (!p->step || !p->array || !p->group) return CK_E_NOMEM;
-  p->said = p->steps = count;
-  for (int64_t i = 0; i < count; ++i) {
-    p->step[i].said = steps[i];
-    p->step[i].index = i;
-  }
-  return CK_OK;
+/* Room for the steps, and for two turns. */
+static ck_status allocate(int64_t count, struct ck_plan *p) {
+  if ((uint64_t)count > SIZE_MAX / 4 / sizeof(struct step)) return CK_E_OVERFLOW;
+  p->said = count;
+  p->step = calloc((size_t)count + 2, sizeof *p->step);
+  p->array = calloc((size_t)count + 3, sizeof *p->array);
+  p->group = calloc((size_t)count + 2, sizeof *p->group);
+  return p->step && p->array && p->group ? CK_OK : CK_E_NOMEM;
 }
 
-ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **out) {
+static ck_status add_step(struct ck_plan *p, const ck_step *said, int64_t index) {
+  p->step[p->steps] = (struct step){.said = *said, .index = index};
+  return see_step(p, p->steps++);
+}
+
+/* Turn the array that was made last, unless it is the same in both layouts. */
+static ck_status add_turn(struct ck_plan *p, const ck_step *like, ck_layout to,
+                          const ck_image *image, int64_t index) {
+  const ck_isa isa = like->op ? like->op->conv.isa : like->pool.isa;
+  const ck_dtype dtype = like->op ? like->op->conv.dtype : like->pool.dtype;
+  ck_op **turn = &p->turn[to == CK_NCHW];
+  if (image->channels == 1 || (image->height == 1 && image->width == 1)) return CK_OK;
+  const ck_status status = ck_turn_create(isa, dtype, to, image->channels, turn);
+  if (status != CK_OK) return status;
+  const ck_step said = {
+      .op = *turn,
+      .image = {image->batch, image->height, image->width, image->channels, 0, 0, 0, 0},
+      .x = p->steps,
+      .residual = -1,
+      .offset = -1,
+      .mask = -1};
+  return add_step(p, &said, index);
+}
+
+/* The steps that the caller said, and the turns around them. */
+static ck_status add_steps(struct ck_plan *p, const ck_step *steps, bool turn) {
+  ck_status status = turn ? add_turn(p, steps, CK_NHWC, &steps->image, -1) : CK_OK;
+  const int64_t before = p->steps; /* all arrays have a number more where the input is turned */
+  for (int64_t i = 0; i < p->said && status == CK_OK; ++i) {
+    ck_step said = steps[i];
+    int64_t *read[MOST_READ] = {&said.x, &said.residual, &said.offset, &said.mask};
+    for (int r = 0; r < MOST_READ; ++r)
+      if (*read[r] >= 0) *read[r] = ck_min(*read[r], p->said) + before;
+    status = add_step(p, &said, i);
+  }
+  if (status != CK_OK || !turn) return status;
+  const struct ck_run *r = &p->step[p->steps - 1].run;
+  const ck_image out = {r->image.batch, r->out_h, r->out_w, r->out_channels, 0, 0, 0, 0};
+  return add_turn(p, steps, CK_NCHW, &out, p->said);
+}
+
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int turn, int threads,
+                         ck_plan **out) {
   if (out) *out = NULL;
   if (!steps || !out) return CK_E_NULL;
   if (count < 1) return CK_E_SHAPE;
@@ -729,8 +778,8 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
   if (!p) return CK_E_NOMEM;
   p->threads = (int)ck_max(1, ck_min(threads, CK_MAX_THREADS));
   p->least_work = ck_least_work();
-  ck_status status = allocate(steps, count, p);
-  for (int64_t i = 0; i < count && status == CK_OK; ++i) status = see_step(p, i);
+  ck_status status = allocate(count, p);
+  if (status == CK_OK) status = add_steps(p, steps, turn);
   for (int64_t i = 0; i < p->steps && status == CK_OK; ++i)
     if (goes_inside(p, i)) put_inside(p, i);
   for (int64_t i = 0; i + 1 < p->steps; ++i) p->step[i].run.next = p->step[i + 1].said.op;
@@ -748,6 +797,8 @@ ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_pl
 
 void ck_plan_destroy(ck_plan *p) {
   if (!p) return;
+  ck_op_destroy(p->turn[0]);
+  ck_op_destroy(p->turn[1]);
   free(p->step);
   free(p->array);
   free(p->group);
@@ -755,6 +806,8 @@ void ck_plan_destroy(ck_plan *p) {
 }
 
 size_t ck_plan_workspace_size(const ck_plan *p) { return (size_t)p->workspace; }
+
+size_t ck_plan_arena_size(const ck_plan *p) { return (size_t)p->arena; }
 
 ck_status ck_plan_place(const ck_plan *p, int64_t step, ck_place *place) {
   if (!p || !place) return CK_E_NULL;

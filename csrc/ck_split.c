@@ -97,7 +97,7 @@ static struct part part_of(const struct ck_split *s, int64_t index) {
   const struct ck_run *run = s->run;
   const struct ck_span units = ck_deal_out(s->units, s->parts, index);
   struct part part = {.rows = units, .run = *run};
-  part.run.plane = run->out_h * run->out_w;
+  part.run.plane = ck_out_plane(run);
   part.run.later = share_of(&run->later, s->parts, index);
   if (s->channels) {
     part.rows = (struct ck_span){0, run->image.batch * run->out_h};

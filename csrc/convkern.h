@@ -196,10 +196,14 @@ typedef struct ck_step {
 
 typedef struct ck_plan ck_plan;
 
-/* On failure *plan is null; CK_E_SHAPE where an array has not the size that a step wants. */
-ck_status ck_plan_create(const ck_step *steps, int64_t count, int threads, ck_plan **plan);
+/* turn: the caller's input and output are in NCHW, while all steps are in NHWC; planes become pixels
+ * before the first and pixels planes behind the last. On failure *plan is null; CK_E_SHAPE where an
+ * array has not the size that a step wants. */
+ck_status ck_plan_create(const ck_step *steps, int64_t count, int turn, int threads,
+                         ck_plan **plan);
 void ck_plan_destroy(ck_plan *plan);
 size_t ck_plan_workspace_size(const ck_plan *plan);
+size_t ck_plan_arena_size(const ck_plan *plan); /* the part of it that holds the arrays */
 
 /* y does not overlap x. The workspace need not be aligned. */
 ck_status ck_plan_run(const ck_plan *plan, const void *x, void *y, void *workspace,
