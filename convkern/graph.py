@@ -8,6 +8,7 @@ arena; see csrc/ck_plan.c. The result has the bits that the layers give one by o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from .layers import (
 __all__ = ["Graph", "Node", "Plan", "PlannedStep", "Sequential"]
 
 _KEPT_PLANS = 8  # shapes, with numbers of threads; the oldest goes first
+_SUMS_AN_ELEMENT = 32  # see _turn_pays
 
 
 class Node(NamedTuple):
@@ -209,7 +211,10 @@ class Graph:
             raise ValueError(f"{name}: output={self._output!r} is not a node")
         self._layout, self._dtype, self.isa = _common(name, self._nodes)
         self._needed = _needed(self._nodes, self._output)
-        self._steps, self._turn = _steps(self._needed, self._layout)
+        self._turn = self._layout == "NCHW" and _turn_pays(self._input, self._needed)
+        self._steps = _fuse(self._needed, "NHWC" if self._turn else self._layout)
+        if self._turn and len(self._steps) == 1:  # which does as is best for it
+            self._turn, self._steps = False, _fuse(self._needed, self._layout)
         self._programs: dict[Any, _Program] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -418,8 +423,7 @@ def _common(graph: str, nodes: tuple[Node, ...]) -> tuple[str, np.dtype | None, 
     for name, layer, *_ in nodes:
         operation = layer._operation
         pooling = isinstance(layer, _Pool)
-        layout = operation.layout if pooling else operation.layouts.image
-        facts = {"layout": layout, "ISA": layer.isa}
+        facts = {"layout": _layout_of(layer), "ISA": layer.isa}
         if not pooling:
             facts["dtype"] = operation.w.dtype
         for what, value in facts.items():
@@ -443,28 +447,52 @@ def _needed(nodes: tuple[Node, ...], output: str) -> list[_Step]:
     return steps[::-1]
 
 
-def _steps(nodes: list[_Step], layout: str) -> tuple[tuple[_Step, ...], bool]:
-    """What runs for the nodes; and whether planes are turned into pixels for that.
+def _turn_pays(input: str, nodes: list[_Step]) -> bool:
+    """Whether NCHW layers are better run as NHWC ones, on pixels.
 
-    A step by itself reads and writes the planes as is best for it.
+    An element of the input or the output that is turned takes as long as some multiply-adds; those
+    that go along planes as fast, in a depthwise or with few channels, do not count or are too few.
+    Measured for pairs of layers and blocks of 3 to 960 channels on images of 7 to 224, with AMX,
+    AVX-512 and AVX2, times of what runs on planes: with 64 sums and more an element 0.65 to 1.0
+    (two layers of few or large images: 1.14), with 32 to 64 mostly 0.75 to 1.05 (a pointwise and a
+    depthwise: 1.4), with 16 to 32 0.8 to 1.4, with fewer up to 4, and 1.1 to 3.7 where there is no
+    sum over channels but in 7x7 and 14x14 (0.6 to 1.1). MobileNetV1: 0.86 to 0.91.
     """
-    steps = _fuse(nodes, "NHWC")
-    if layout == "NCHW" and len(steps) == 1:
-        return _fuse(nodes, layout), False
-    steps = tuple(step._replace(layer=_in_pixels(step.layer)) for step in steps)
-    return steps, layout == "NCHW"
+    area = {input: 1.0}  # pixels, of the input's
+    like: dict[str, str] = {}  # arrays of as many channels, whose number the layer does not say
+    channels: dict[str, int] = {}
+    sums = 0.0
+    for node in nodes:
+        operation, x = node.layer._operation, node.inputs[0]
+        stride = operation.window.stride if operation.window else (np.inf, 1)
+        area[node.output] = area[x] / math.prod(stride)
+        x = like.get(x, x)
+        if isinstance(node.layer, (_Pool, SpatiallySeparableConv2d)):
+            like[node.output] = x
+            continue
+        channels.setdefault(x, operation.in_channels)
+        channels[node.output] = operation.out_channels
+        if not isinstance(node.layer, DepthwiseConv2d):
+            sums += operation.w.size * area[node.output]
+    ends = [(name, channels.get(like.get(name, name), 1)) for name in (input, nodes[-1].output)]
+    turned = sum(c * area[name] for name, c in ends if c > 1)
+    return sums > 0 and sums >= _SUMS_AN_ELEMENT * turned
 
 
-def _in_pixels(layer: Any) -> Any:
-    """The same layer for NHWC."""
+def _layout_of(layer: Any) -> str:
     operation = layer._operation
-    pooling = isinstance(layer, _Pool)
-    if (operation.layout if pooling else operation.layouts.image) == "NHWC":
+    return str(operation.layout if isinstance(layer, _Pool) else operation.layouts.image)
+
+
+def _with_layout(layer: Any, layout: str) -> Any:
+    """The layer for images of this layout."""
+    if _layout_of(layer) == layout:
         return layer
-    arrays, options = layer._arrays, layer._options | {"layout": "NHWC"}
+    operation = layer._operation
+    arrays, options = layer._arrays, layer._options | {"layout": layout}
     if isinstance(layer, SpatiallySeparableConv2d):
         arrays = tuple(array if array is None else array.T for array in arrays)
-    elif not pooling:
+    elif not isinstance(layer, _Pool):
         options["weight_layout"] = operation.layouts.weights
     with runtime.use_isa(layer.isa):
         return type(layer)(*arrays, **options)
@@ -494,7 +522,7 @@ def _fuse(steps: list[_Step], layout: str) -> tuple[_Step, ...]:
                 fused.pop()
         at[step.output] = len(fused)
         fused.append(step)
-    return tuple(fused)
+    return tuple(step._replace(layer=_with_layout(step.layer, layout)) for step in fused)
 
 
 def _separable(depthwise: _Step, pointwise: Any, layout: str) -> SeparableConv2d | None:
