@@ -359,6 +359,9 @@ static int64_t even_band(int64_t rows, int64_t band) {
   return band;
 }
 
+/* Not where it is in the caller's planes: those are not thought to be in L2. */
+static bool is_turn(const struct step *s) { return s->said.op && s->said.op->kind == CK_OP_TURN; }
+
 /* The cost of a group, in bytes from behind L2; its band is chosen on the way. Less than 0: it does
  * not fit. */
 static int64_t cost_of(const struct ck_plan *p, struct group *g) {
@@ -367,7 +370,8 @@ static int64_t cost_of(const struct ck_plan *p, struct group *g) {
   int64_t bytes = in + out, weights = 0;
   for (int64_t i = g->first; i < g->end; ++i) weights += p->step[i].weights;
   g->band = last->run.out_h;
-  if (!is_banded(g)) return (bytes + weights <= room() ? bytes / NEARER : bytes) + CALL_BYTES;
+  if (!is_banded(g))
+    return (bytes + weights <= room() && !is_turn(first) ? bytes / NEARER : bytes) + CALL_BYTES;
   if (weights > room()) return -1;
   while (band_bytes(p, g) > room()) {
     if (g->band == 1) return -1;
