@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from guard import guarded
 
 import convkern as ck
 
@@ -490,3 +491,260 @@ def test_a_plan_outlives_its_graph():
     program = net._program(x.shape, x.dtype, 2).packed
     del net
     np.testing.assert_array_equal(program.run(expected.shape, x), expected)
+
+
+# ------------------------------------------------------------------ planes, turned at the ends
+
+
+class Planes:
+    """Layers of NCHW."""
+
+    def __init__(self, dtype=np.float32):
+        self.dtype = dtype
+
+    def conv(self, channels, out, kernel=3, **options):
+        options = {"padding": "same", "activation": "relu6", **options}
+        w = random(out, channels, kernel, kernel, dtype=self.dtype)
+        return ck.Conv2d(w, random(out, dtype=self.dtype), layout="NCHW", **options)
+
+    def depthwise(self, channels, kernel=3, **options):
+        w = random(channels, 1, kernel, kernel, dtype=self.dtype)
+        return ck.DepthwiseConv2d(w, layout="NCHW", padding=kernel // 2, **options)
+
+    def pointwise(self, channels, out, **options):
+        w = random(out, channels, dtype=self.dtype)
+        return ck.PointwiseConv2d(w, layout="NCHW", **options)
+
+    def spatial(self, channels):
+        column, row, bias = (
+            random(*s, dtype=self.dtype) for s in ((channels, 5), (3,), (channels,))
+        )
+        return ck.SpatiallySeparableConv2d(column, row, bias, padding=2, layout="NCHW")
+
+    def deform(self, channels, out):
+        w = random(out, channels, 3, 3, dtype=self.dtype)
+        return ck.DeformConv2d(w, padding=1, layout="NCHW")
+
+    def separable(self, name, x, channels, out, **options):
+        return [
+            (f"{name}.depthwise", self.depthwise(channels, **options), x),
+            (name, self.pointwise(channels, out), f"{name}.depthwise"),
+        ]
+
+
+def turned_graphs(make):
+    """Nodes and the shape of an image, by name."""
+    return {
+        "stride_2_first_and_bands": (
+            [
+                ("a", make.conv(3, 32, stride=2), "input"),
+                *make.separable("b", "a", 32, 64),
+                *make.separable("c", "b", 64, 72, stride=2),
+                *make.separable("d", "c", 72, 40),
+            ],
+            (3, 219, 224),
+        ),
+        "input_read_twice_and_added": (
+            [
+                ("a", make.conv(12, 24), "input"),
+                ("b", make.pointwise(12, 24), "input", "a"),
+                ("c", make.conv(24, 12, 5), "b", "input"),
+                ("d", make.conv(12, 20), "c"),
+            ],
+            (12, 70, 66),
+        ),
+        "input_added_at_the_end": (
+            [
+                ("a", make.pointwise(16, 96, activation="relu6"), "input"),
+                ("b", make.depthwise(96), "a"),
+                ("c", make.pointwise(96, 16), "b", "input"),
+            ],
+            (16, 150, 131),
+        ),
+        "input_added_from_outside_a_group": (
+            [
+                ("a", make.conv(16, 8, stride=2), "input"),
+                ("b", make.conv(8, 16), "a"),
+                ("c", make.pointwise(16, 24), "input"),
+                ("d", make.conv(24, 16, stride=2), "c", "b"),
+            ],
+            (16, 30, 28),
+        ),
+        "output_adds_what_lies_between": (
+            [
+                ("a", make.conv(5, 20), "input"),
+                ("b", make.conv(20, 20), "a"),
+                ("c", make.conv(20, 20), "b", "a"),
+            ],
+            (5, 9, 11),
+        ),
+        "smaller_than_a_band": (
+            [("a", make.conv(3, 17), "input"), ("b", make.conv(17, 19), "a")],
+            (3, 2, 3),
+        ),
+        "one_pixel": (
+            [("a", make.conv(7, 17), "input"), ("b", make.pointwise(17, 19), "a")],
+            (7, 1, 1),
+        ),
+        "one_row": ([("a", make.conv(7, 9), "input"), ("b", make.conv(9, 6), "a")], (7, 1, 40)),
+        "one_column": ([("a", make.conv(7, 9), "input"), ("b", make.conv(9, 6), "a")], (7, 40, 1)),
+        "one_pixel_out": (
+            [
+                ("a", make.conv(3, 17, stride=2), "input"),
+                ("b", ck.GlobalAvgPool2d(layout="NCHW"), "a"),
+                ("c", make.pointwise(17, 10), "b"),
+            ],
+            (3, 12, 14),
+        ),
+        "no_pixel_out": (
+            [
+                ("a", make.conv(3, 17, stride=2), "input"),
+                ("b", ck.GlobalAvgPool2d(keepdims=False, layout="NCHW"), "a"),
+            ],
+            (3, 12, 14),
+        ),
+        "one_channel_in": (
+            [("a", make.conv(1, 8), "input"), ("b", make.conv(8, 6), "a")],
+            (1, 40, 30),
+        ),
+        "one_channel_out": (
+            [("a", make.conv(3, 8), "input"), ("b", make.conv(8, 1), "a")],
+            (3, 40, 30),
+        ),
+        "pooled_first_and_last": (
+            [
+                ("a", ck.MaxPool2d(3, stride=2, padding=1, layout="NCHW"), "input"),
+                ("b", make.conv(6, 24), "a"),
+                ("c", ck.AvgPool2d(2, stride=1, ceil_mode=True, layout="NCHW"), "b"),
+            ],
+            (6, 33, 35),
+        ),
+        "deformed_first_and_last": (
+            [
+                ("offset", make.conv(6, 18, activation=None), "input"),
+                ("mask", make.conv(6, 9, activation="sigmoid"), "input"),
+                ("a", make.deform(6, 10), ("input", "offset", "mask")),
+                ("b", make.deform(10, 4), ("a", "offset")),
+            ],
+            (6, 21, 23),
+        ),
+        "spatial_and_groups": (
+            [
+                ("a", make.spatial(8), "input"),
+                ("b", make.conv(2, 24, groups=4), "a"),
+                ("c", make.depthwise(48, 5), "b"),
+                ("d", make.conv(12, 12, groups=4, dilation=2), "c"),
+            ],
+            (8, 25, 26),
+        ),
+    }
+
+
+TURNED = list(turned_graphs(Planes()))
+
+
+@pytest.fixture
+def always_turn(monkeypatch):
+    monkeypatch.setattr("convkern.graph._SUMS_AN_ELEMENT", 0)
+
+
+@pytest.fixture(params=TURNED)
+def turned(request, always_turn):
+    """A graph of planes that runs on pixels, and the shape of its image."""
+    return make_turned(request.param)
+
+
+def make_turned(name, dtype=np.float32):
+    nodes, shape = turned_graphs(Planes(dtype))[name]
+    graph = ck.Graph(nodes)
+    assert all("NHWC" in repr(step.layer) for step in graph.plan(shape).steps)
+    return graph, shape
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5], ids="threads_{}".format)
+def test_planes_give_the_layers_bits(turned, threads):
+    graph, shape = turned
+    for x in (random(*shape), random(2, *shape)):
+        np.testing.assert_array_equal(graph(x, threads=threads), one_by_one(graph, x))
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_planes_of_float64(always_turn, name):
+    graph, shape = make_turned(name, np.float64)
+    check(graph, random(2, *shape, dtype=np.float64))
+
+
+@pytest.mark.parametrize("end", ["before", "after"])
+def test_guard_pages_around_planes(turned, end):
+    graph, shape = turned
+    x = random(2, *shape)
+    expected = graph(x)
+    out = guarded(np.full_like(expected, np.nan), end, writable=True)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(graph(guarded(x, end), out=out, threads=threads), expected)
+
+
+def test_strided_planes(turned):
+    graph, shape = turned
+    x = random(2, *shape)
+    expected = graph(x)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), np.float32)
+    wide[..., ::2] = x
+    out = np.full((*expected.shape[:-1], 2 * expected.shape[-1]), 7, np.float32)
+    graph(wide[..., ::2], out=out[..., ::2])
+    np.testing.assert_array_equal(out[..., ::2], expected)
+    assert (out[..., 1::2] == 7).all()
+
+
+def test_planes_in_a_pickle(turned):
+    graph, shape = turned
+    x = random(*shape)
+    again = pickle.loads(pickle.dumps(graph))
+    assert [node.layer._options["layout"] for node in again.nodes] == ["NCHW"] * len(graph.nodes)
+    np.testing.assert_array_equal(again(x), graph(x))
+
+
+def test_planes_are_turned_in_bands():
+    nodes, shape = turned_graphs(Planes())["stride_2_first_and_bands"]
+    graph = ck.Graph(nodes)
+    with ck.set_num_threads(1):
+        plan = graph.plan(shape)
+    assert [step.shape for step in plan.steps] == [
+        (32, 110, 112),
+        (64, 110, 112),
+        (72, 55, 56),
+        (40, 55, 56),
+    ]
+    assert plan.steps[0].x_shape == shape
+    assert plan.steps[0].band
+    assert plan.steps[0].rows
+    assert "3x219x224" in str(plan)
+    assert plan.arena > plan.steps[0].bytes
+    assert all("NCHW" in repr(node.layer) for node in graph.nodes)
+
+
+def test_planes_stay_where_little_is_summed():
+    make = Planes()
+    for layers, shape in [
+        ([make.depthwise(16), make.depthwise(16)], (16, 20, 20)),
+        ([ck.MaxPool2d(2, layout="NCHW"), ck.MaxPool2d(2, layout="NCHW")], (16, 20, 20)),
+        ([make.pointwise(8, 8), make.pointwise(8, 8)], (8, 20, 20)),
+        ([make.conv(64, 64)], (64, 20, 20)),
+        ([make.depthwise(64), make.pointwise(64, 64)], (64, 20, 20)),
+    ]:
+        graph = ck.Sequential(layers)
+        assert all("NCHW" in repr(step.layer) for step in graph.plan(shape).steps)
+        check(graph, random(*shape))
+
+
+def test_planes_that_do_not_fit():
+    """Messages say the shapes that the caller knows."""
+    make = Planes()
+    graph = ck.Graph([("a", make.conv(6, 32), "input"), ("b", make.conv(32, 32), "a", "a")])
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 6\) \(NCHW\), 8 channels"):
+        graph(np.ones((8, 8, 6), np.float32))
+    graph = ck.Graph([("a", make.conv(6, 32), "input"), ("b", make.conv(32, 32), "a", "input")])
+    with pytest.raises(ValueError, match=r"'b' adds 'input' of shape \(6, 8, 9\); .* \(32, 8, 9\)"):
+        graph(np.ones((6, 8, 9), np.float32))
+    assert graph.out_shapes((6, 8, 9))["b"] == (32, 8, 9)
+    assert ck.Graph(graph.nodes[:1])(np.ones((0, 6, 8, 9), np.float32)).shape == (0, 32, 8, 9)
