@@ -252,8 +252,8 @@ ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes) {
   return CK_OK;
 }
 
-/* So many rows at once that pixels, which are gone through once for each vector of channels, stay in
- * L2 meanwhile. */
+/* So many rows at once that pixels, which are gone through once for each vector of channels, stay
+ * in L2 meanwhile. */
 static int64_t rows_of_turn(const struct ck_run *run) {
   const int64_t row = run->out_w * run->out_channels * run->op->kernels->element;
   return ck_max(1, ck_cpu_l2_bytes() / 4 / row);
@@ -272,8 +272,8 @@ void ck_turn_run(const struct ck_run *run, void *workspace) {
       const int64_t pixels = ck_min(most, run->out_h - y) * run->out_w;
       const int64_t in = (first + y) * run->out_w, out = y * run->out_w;
       const void *x = ck_at(run->x, n * in_image + in * (to_planes ? channels : 1), k->element);
-      void *to = ck_at_mut(run->y, n * plane * channels + out * (to_planes ? 1 : channels),
-                           k->element);
+      void *to =
+          ck_at_mut(run->y, n * plane * channels + out * (to_planes ? 1 : channels), k->element);
       if (to_planes)
         ck_to_planes(k, to, plane, x, channels, pixels);
       else

@@ -413,7 +413,7 @@ void *ck_alloc_pages(size_t bytes); /* for free(): of huge pages where it is lar
 /* ------------------------------------------------------------------- an operation, and its parts
  */
 
-/* Grouped: a conv2d whose groups are narrower than a vector. Turn: no sums at all, but planes become
+/* Grouped: a conv2d whose groups are narrower than a vector. Turn: no sums, but planes become
  * pixels, or pixels planes; its layout is that of what it makes. */
 enum ck_op_kind {
   CK_OP_CONV2D,

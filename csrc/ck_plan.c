@@ -54,6 +54,7 @@ struct group {
 };
 
 static bool is_banded(const struct group *g) { return g->end - g->first > 1; }
+static bool is_turn(const struct step *s) { return s->said.op && s->said.op->kind == CK_OP_TURN; }
 
 struct ck_plan {
   int64_t said; /* steps, of which some are made inside others */
@@ -61,7 +62,7 @@ struct ck_plan {
   int threads;                     /* at most so many */
   int64_t least_work;              /* that the workspace was found for */
   int64_t arena, zeros, workspace; /* bytes */
-  ck_op *turn[2];  /* of the input, and of the output */
+  ck_op *turn[2];                  /* of the input, and of the output */
   struct step *step;
   struct array *array; /* 0 is the input, i + 1 what step i makes */
   struct group *group;
@@ -112,11 +113,11 @@ static ck_status see_conv(const struct ck_plan *p, struct step *s, struct array 
   const ck_status status = ck_check_run(&s->run);
   if (status != CK_OK) return status;
   struct ck_run *r = &s->run;
-  if (op->kind == CK_OP_TURN) r->plane = r->out_h * r->out_w;
+  if (is_turn(s)) r->plane = r->out_h * r->out_w;
   out->row_bytes = r->out_w * r->out_channels * op->kernels->element;
   out->bytes = r->image.batch * r->out_h * out->row_bytes;
   s->weights = weight_bytes(r);
-  s->by_rows = op->conv.layout == CK_NHWC && op->kind != CK_OP_DEFORM;
+  s->by_rows = is_turn(s) || (op->conv.layout == CK_NHWC && op->kind != CK_OP_DEFORM);
   if (!has_bytes(p, s->said.residual, out->bytes)) return CK_E_SHAPE;
   if (!r->deform) return s->said.mask < 0 ? CK_OK : CK_E_SHAPE;
   const int64_t taps = op->conv.window.kernel_h * op->conv.window.kernel_w * s->deform.groups;
@@ -134,8 +135,8 @@ static ck_status see_pool(struct step *s, struct array *out) {
   if (s->said.residual >= 0 || s->said.offset >= 0 || s->said.mask >= 0) return CK_E_SHAPE;
   if (!ck_array_fits(i->batch, out_h, out_w, i->channels, element)) return CK_E_OVERFLOW;
   out->bytes = i->batch * out_h * out_w * i->channels * element;
-  s->run = (struct ck_run){
-      .image = *i, .out_h = out_h, .out_w = out_w, .out_channels = i->channels};
+  s->run =
+      (struct ck_run){.image = *i, .out_h = out_h, .out_w = out_w, .out_channels = i->channels};
   return CK_OK;
 }
 
@@ -359,11 +360,8 @@ static int64_t even_band(int64_t rows, int64_t band) {
   return band;
 }
 
-/* Not where it is in the caller's planes: those are not thought to be in L2. */
-static bool is_turn(const struct step *s) { return s->said.op && s->said.op->kind == CK_OP_TURN; }
-
 /* The cost of a group, in bytes from behind L2; its band is chosen on the way. Less than 0: it does
- * not fit. */
+ * not fit. What is turned is the caller's, and not thought to be in L2 even if it is small. */
 static int64_t cost_of(const struct ck_plan *p, struct group *g) {
   const struct step *first = &p->step[g->first], *last = &p->step[g->end - 1];
   const int64_t in = p->array[first->said.x].bytes, out = p->array[g->end].bytes;
@@ -597,8 +595,8 @@ static char *data_of(const struct call *c, int64_t array) {
   return c->arena + a->at + c->part * ck_round_up(a->rows * a->row_bytes, CK_ALIGN);
 }
 
-/* Row y of the image, for a reader that sees images of so many rows of so many bytes; of planes, of
- * which there are so many, the first one's. */
+/* Row y of the image, for a reader that sees images of so many rows of so many bytes; of the first
+ * of so many planes. */
 static char *row_of(const struct call *c, const struct group *g, int64_t array, int64_t y,
                     int64_t height, int64_t row_bytes, int64_t planes) {
   const bool some = c->plan->array[array].rows > 0;
@@ -606,10 +604,10 @@ static char *row_of(const struct call *c, const struct group *g, int64_t array, 
   return data_of(c, array) + c->image * height * row_bytes + y * row_bytes / planes;
 }
 
-/* How many planes there are in the array that a step reads, or makes: one, where it is in pixels. */
+/* How many planes the array has that a step reads, if it turns to pixels, or makes, if to planes.
+ */
 static int64_t planes_of(const struct step *s, ck_layout to) {
-  const ck_op *op = s->said.op;
-  return op->kind == CK_OP_TURN && op->conv.layout == to ? s->run.out_channels : 1;
+  return is_turn(s) && s->said.op->conv.layout == to ? s->run.out_channels : 1;
 }
 
 static void run_parts(const struct call *c, const struct ck_run *run) {

@@ -196,9 +196,9 @@ typedef struct ck_step {
 
 typedef struct ck_plan ck_plan;
 
-/* turn: the caller's input and output are in NCHW, while all steps are in NHWC; planes become pixels
- * before the first and pixels planes behind the last. On failure *plan is null; CK_E_SHAPE where an
- * array has not the size that a step wants. */
+/* turn: the caller's input and output are in NCHW, and all steps in NHWC; planes become pixels
+ * before the first, and pixels planes behind the last. On failure *plan is null; CK_E_SHAPE where
+ * an array has not the size that a step wants. */
 ck_status ck_plan_create(const ck_step *steps, int64_t count, int turn, int threads,
                          ck_plan **plan);
 void ck_plan_destroy(ck_plan *plan);
