@@ -4,6 +4,9 @@ A plan fuses what it can (a depthwise and the pointwise that alone reads it beco
 and a pointwise before that runs inside it where its array is large), runs layers whose arrays are
 too large for the cache depth-first, band of rows by band of rows, and lays all arrays into one
 arena; see csrc/ck_plan.c. The result has the bits that the layers give one by one.
+
+Layers of NCHW run as those of NHWC: planes become pixels before the first, and pixels planes behind
+the last, band by band. Those that sum little, and one by itself, stay on planes.
 """
 
 from __future__ import annotations
@@ -32,7 +35,13 @@ from .layers import (
 __all__ = ["Graph", "Node", "Plan", "PlannedStep", "Sequential"]
 
 _KEPT_PLANS = 8  # shapes, with numbers of threads; the oldest goes first
-_SUMS_AN_ELEMENT = 32  # see _turn_pays
+
+# Multiply-adds for each element of a graph's planes, from which pixels between the layers pay for
+# turning these two. Measured with AMX, AVX-512 and AVX2, two to four layers of 3 to 960 channels on
+# images of 7x7 to 224x224, times of the same on planes: from 32 on 0.6 to 1.07 (where a pooling
+# reads the input, or a depthwise writes the output, at most 1.16 and 1.3), of 16 to 31 0.7 to 1.35,
+# of less 0.8 to 3, without any sums over channels 0.5 to 3 (less than 1 on 7x7 and 14x14 only).
+_LEAST_SUMS = 32
 
 
 class Node(NamedTuple):
@@ -80,17 +89,19 @@ class PlannedStep(NamedTuple):
     names : tuple of str
         The nodes; more than one where they are fused.
     layer : layer
-        What does their work.
+        What does their work; for NHWC, where planes are turned into pixels.
     x_shape, shape : tuple of int
         Of the array that it reads, and of the one that it makes.
     group : int
-        Steps of one group run together, band by band.
+        Steps of one group run together, band by band. Turns of planes belong to groups, too, or
+        are one, whose number is left out here.
     band : int
         Rows of the group's last array that are made at once; 0 where all are.
     rows : int
         Rows of this step's array that are kept in memory; 0 where all are.
     bytes : int
-        What the array takes in the arena; 0 for the output, which is the caller's.
+        What the array takes in the arena; 0 for the output, which is the caller's, unless it is
+        made of these pixels.
     inside : bool
         Made within the next step, a few channels of some pixels at a time; the array never exists.
     """
@@ -165,8 +176,8 @@ class Graph:
     Parameters
     ----------
     nodes : sequence of Node, or of tuples (name, layer, inputs[, residual])
-        Each reads the input or arrays of nodes before it. All layers have the same layout, the
-        same dtype and the same ISA. Nodes that the output does not depend on are left out.
+        Each reads the input or arrays of nodes before it. All layers have the same layout, which
+        is that of the graph, the same dtype and the same ISA. Nodes that the output does not depend on are left out.
     input : str, optional
         The name of the input.
     output : str, optional
@@ -211,7 +222,8 @@ class Graph:
             raise ValueError(f"{name}: output={self._output!r} is not a node")
         self._layout, self._dtype, self.isa = _common(name, self._nodes)
         self._needed = _needed(self._nodes, self._output)
-        self._turn = self._layout == "NCHW" and _turn_pays(self._input, self._needed)
+        sums = _sums_an_element(self._input, self._needed)
+        self._turn = self._layout == "NCHW" and sums >= _LEAST_SUMS
         self._steps = _fuse(self._needed, "NHWC" if self._turn else self._layout)
         if self._turn and len(self._steps) == 1:  # which does as is best for it
             self._turn, self._steps = False, _fuse(self._needed, self._layout)
@@ -447,16 +459,10 @@ def _needed(nodes: tuple[Node, ...], output: str) -> list[_Step]:
     return steps[::-1]
 
 
-def _turn_pays(input: str, nodes: list[_Step]) -> bool:
-    """Whether NCHW layers are better run as NHWC ones, on pixels.
+def _sums_an_element(input: str, nodes: list[_Step]) -> float:
+    """How many multiply-adds there are for an element of the input and the output, in planes.
 
-    An element of the input or the output that is turned takes as long as some multiply-adds; those
-    that go along planes as fast, in a depthwise or with few channels, do not count or are too few.
-    Measured for pairs of layers and blocks of 3 to 960 channels on images of 7 to 224, with AMX,
-    AVX-512 and AVX2, times of what runs on planes: with 64 sums and more an element 0.65 to 1.0
-    (two layers of few or large images: 1.14), with 32 to 64 mostly 0.75 to 1.05 (a pointwise and a
-    depthwise: 1.4), with 16 to 32 0.8 to 1.4, with fewer up to 4, and 1.1 to 3.7 where there is no
-    sum over channels but in 7x7 and 14x14 (0.6 to 1.1). MobileNetV1: 0.86 to 0.91.
+    Only those count that sum over channels; arrays of one channel are the same in both layouts.
     """
     area = {input: 1.0}  # pixels, of the input's
     like: dict[str, str] = {}  # arrays of as many channels, whose number the layer does not say
@@ -476,7 +482,7 @@ def _turn_pays(input: str, nodes: list[_Step]) -> bool:
             sums += operation.w.size * area[node.output]
     ends = [(name, channels.get(like.get(name, name), 1)) for name in (input, nodes[-1].output)]
     turned = sum(c * area[name] for name, c in ends if c > 1)
-    return sums > 0 and sums >= _SUMS_AN_ELEMENT * turned
+    return sums / turned if turned else math.inf if sums else 0.0
 
 
 def _layout_of(layer: Any) -> str:

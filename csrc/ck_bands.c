@@ -4,7 +4,8 @@
  * A band is a run of its own, on an image of a few rows. Rows that two bands share are converted
  * once. It is worth it wherever an output takes much more than its conversion: in all but pointwise
  * and separable convolutions of few channels, which multiply planes, and most depthwise ones, which
- * bring rows of planes into L1 themselves.
+ * bring rows of planes into L1 themselves. Networks turn their input and their output only, which
+ * are steps of their plan.
  */
 #include "ck_impl.h"
 
@@ -244,7 +245,7 @@ void ck_bands_run(const struct ck_run *run, void *workspace) {
     }
 }
 
-/* -------------------------------------------------------------------------------------- a turn */
+/* A turn of some rows of all images, for a plan, see ck_plan.c. */
 
 ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes) {
   (void)run;

@@ -12,6 +12,9 @@
  * place that no array in use at the same time takes (Pisarchyk and Lee, "Efficient Memory
  * Management for Deep Neural Net Inference", arXiv 2001.03288, 2020, the greedy of section 5.2).
  *
+ * Where the caller has planes and the steps take pixels there are two steps more, which turn the
+ * input and the output. They are in groups like all others: bands of rows are turned, in L2.
+ *
  * Threads share the rows of a group's last array: each goes through bands of its own, and makes
  * again what its first bands share with its neighbour's. Elsewhere they share each step, see
  * ck_split.c.

@@ -645,7 +645,7 @@ TURNED = list(turned_graphs(Planes()))
 
 @pytest.fixture
 def always_turn(monkeypatch):
-    monkeypatch.setattr("convkern.graph._SUMS_AN_ELEMENT", 0)
+    monkeypatch.setattr("convkern.graph._LEAST_SUMS", 0)
 
 
 @pytest.fixture(params=TURNED)
