@@ -177,7 +177,8 @@ class Graph:
     ----------
     nodes : sequence of Node, or of tuples (name, layer, inputs[, residual])
         Each reads the input or arrays of nodes before it. All layers have the same layout, which
-        is that of the graph, the same dtype and the same ISA. Nodes that the output does not depend on are left out.
+        is that of the graph, the same dtype and the same ISA. Nodes that the output does not
+        depend on are left out.
     input : str, optional
         The name of the input.
     output : str, optional
