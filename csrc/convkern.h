@@ -211,7 +211,7 @@ ck_status ck_plan_run(const ck_plan *plan, const void *x, void *y, void *workspa
 
 /* How a step runs. Several steps of one group run together, band by band. */
 typedef struct ck_place {
-  int64_t group;         /* counted from 0 */
+  int64_t group;         /* counted from 0; a turn may be one by itself */
   int64_t band;          /* rows of the group's output that are made at once; 0: all at once */
   int64_t rows;          /* of this step's array that are kept; 0: all */
   int64_t offset, bytes; /* of what is kept, in the workspace; the output has 0 bytes there */
