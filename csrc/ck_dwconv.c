@@ -98,8 +98,10 @@ static bool reads_single_pixels(const struct ck_run *run, const struct ck_block 
   const ck_image *image = &run->image;
   const int64_t top = block->y * w->stride_h - image->pad_top;
   const int64_t left = block->x * w->stride_w - image->pad_left;
-  return w->kernel_h == 1 && w->kernel_w == 1 && run->group_in <= run->group_out && top >= 0 &&
-         left >= 0 && top + (block->rows - 1) * w->stride_h < image->height &&
+  const bool near = run->group_in <= run->group_out ||
+                    ck_makes_pairs(run->op->kernels, run->group_in, run->group_out);
+  return w->kernel_h == 1 && w->kernel_w == 1 && near && top >= 0 && left >= 0 &&
+         top + (block->rows - 1) * w->stride_h < image->height &&
          left + (block->cols - 1) * w->stride_w < image->width;
 }
 

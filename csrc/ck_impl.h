@@ -699,6 +699,12 @@ void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
+/* Whether two groups of a 1x1 are made together of pairs of elements, see dwconv1x1.tpl.h; of fewer
+ * terms a GEMM for each is faster. */
+CK_INLINE bool ck_makes_pairs(const struct ck_kernels *k, int64_t group_in, int64_t group_out) {
+  return k->gemm_halves && 2 * group_out == k->lanes && group_in >= group_out &&
+         group_in <= 2 * k->lanes;
+}
 /* ck_dwstage.c: a depthwise in NCHW. */
 ck_status ck_dw_planes_workspace(const struct ck_run *run, size_t *bytes);
 void ck_dw_planes_run(const struct ck_run *run, void *workspace);

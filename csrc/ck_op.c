@@ -220,16 +220,17 @@ static bool planes_pay(const ck_conv *conv) {
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
  * them no longer stays near; and a group of one vector that reads few channels is faster so than as
- * a GEMM of few terms. For a pointwise convolution a GEMM is faster unless most of its
- * lanes idle, or half of them and there are few terms; lanes that are pixels never do. */
+ * a GEMM of few terms. For a pointwise convolution a GEMM is faster unless most of its lanes idle,
+ * or half of them and there are few terms, or pairs; lanes that are pixels never do. */
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
   if (conv->groups == 1) return false;
   if (is_pointwise(conv))
-    return conv->layout == CK_NHWC &&
-           (2 * out < lanes ? in <= 2 * lanes : 2 * out == lanes && in <= 4);
+    return conv->layout == CK_NHWC && (2 * out < lanes ? in <= 2 * lanes
+                                                       : ck_makes_pairs(op->kernels, in, out) ||
+                                                             (2 * out == lanes && in <= 4));
   return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && in <= 2 * lanes;
 }
 

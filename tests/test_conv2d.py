@@ -135,6 +135,17 @@ def test_pointwise_groups(groups, terms, outputs, layout, data):
         check(call("conv2d", (2, 5, 6, groups * terms), activation="relu6", **made))
 
 
+@pytest.mark.parametrize("outputs", [2, 4, 8], ids="outputs_{}".format)
+@pytest.mark.parametrize("groups", [2, 3], ids="groups_{}".format)
+def test_pointwise_groups_of_half_a_vector(groups, outputs, layout, data):
+    """Two go together, or the last alone; numbers of terms that pairs of elements are made of."""
+    for terms in (4, 5, 8, 11, 16, 32, 33):
+        made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": data}
+        made |= {"layout": layout, "residual": True, "activation": "relu6"}
+        for size in ((1, 1), (3, 7)):
+            check(call("conv2d", (2, *size, groups * terms), **made))
+
+
 @pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)
 def test_ranges_of_terms(activation, data):
     """More terms than a range of the GEMM holds: 40009 of them are 160 kB for each output."""

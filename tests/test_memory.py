@@ -74,7 +74,9 @@ def test_guard_pages(name, end, layout):
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize(("groups", "terms", "outputs"), [(16, 6, 6), (7, 3, 5), (5, 1, 4)])
+@pytest.mark.parametrize(
+    ("groups", "terms", "outputs"), [(16, 6, 6), (7, 3, 5), (5, 1, 4), (2, 8, 8), (3, 11, 8)]
+)
 def test_guard_pages_pointwise_groups(groups, terms, outputs, end):
     made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1)}
     for stride in (1, 2):

@@ -77,6 +77,12 @@ CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_ps(p, _mm512_castps5
 CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
   _mm256_mask_storeu_ps(p, (__mmask8)n, _mm512_castps512_ps256(x));
 }
+/* Two elements of memory, again and again. */
+CK_INLINE vf vf_load_pair(const real *p) {
+  double pair;
+  memcpy(&pair, p, sizeof pair);
+  return _mm512_castpd_ps(_mm512_set1_pd(pair));
+}
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_ps(0xFF00, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
@@ -87,6 +93,7 @@ CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_pd(p, _mm512_castpd5
 CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
   _mm256_mask_storeu_pd(p, n, _mm512_castpd512_pd256(x));
 }
+CK_INLINE vf vf_load_pair(const real *p) { return _mm512_broadcast_f64x2(_mm_loadu_pd(p)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm512_mask_blend_pd(0xF0, a, b); }
 CK_INLINE vf vf_join(vf a, vf b) { return _mm512_shuffle_f64x2(a, b, 0x44); }
