@@ -77,8 +77,8 @@ def test_guard_pages(name, end, layout):
 @pytest.mark.parametrize(
     ("groups", "terms", "outputs"), [(16, 6, 6), (7, 3, 5), (5, 1, 4), (2, 8, 8), (3, 11, 8)]
 )
-def test_guard_pages_pointwise_groups(groups, terms, outputs, end):
-    made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1)}
+def test_guard_pages_pointwise_groups(groups, terms, outputs, end, data):
+    made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": data}
     for stride in (1, 2):
         check_guarded(call("conv2d", (2, 5, 6, groups * terms), stride=stride, **made), end)
 
@@ -120,9 +120,9 @@ def test_guard_pages_kernel(op, kernel, end):
 @pytest.mark.parametrize(
     "width", [1, 2, 7, 8, 9, 14, 16, 17, 31, 33, 35, 63], ids="width_{}".format
 )
-def test_guard_pages_planes(width, end):
+def test_guard_pages_planes(width, end, data):
     for stride, dilation in ((1, 1), (2, 1), (1, 2), (2, 2)):
-        window = {"stride": stride, "dilation": dilation, "padding": dilation}
+        window = {"stride": stride, "dilation": dilation, "padding": dilation, "data": data}
         check_guarded(nchw(call("depthwise_conv2d", (1, 9, width, 9), **window)), end)
 
 

@@ -68,14 +68,17 @@ CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskz_loadu)(n, 
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(mask_storeu)(p, n, x); }
 
 /* Halves of vectors: the first half of a vector of memory, which zeros follow, and back, all of it
- * or its first lanes; twice, the
- * lower half of one vector with the upper half of another, two lower halves side by side, an upper
- * half as the lower one. */
+ * or its first lanes; twice, the lower half of one vector with the upper half of another, two lower
+ * halves side by side, an upper half as the lower one. A masked store faults only where it writes;
+ * gcc would make it a masked vextractf64x4, which faults anywhere. */
+#define VF_HIDE(x) __asm__("" : "+v"(x))
 #if CK_REAL_BITS == 32
 CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_ps(p, _mm512_castps512_ps256(x)); }
 CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
-  _mm256_mask_storeu_ps(p, (__mmask8)n, _mm512_castps512_ps256(x));
+  __m256 half = _mm512_castps512_ps256(x);
+  VF_HIDE(half);
+  _mm256_mask_storeu_ps(p, (__mmask8)n, half);
 }
 /* Two elements of memory, again and again. */
 CK_INLINE vf vf_load_pair(const real *p) {
@@ -91,7 +94,9 @@ CK_INLINE vf vf_upper(vf a) { return _mm512_shuffle_f32x4(a, a, 0xEE); }
 CK_INLINE vf vf_load_half(const real *p) { return _mm512_zextpd256_pd512(_mm256_loadu_pd(p)); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm256_storeu_pd(p, _mm512_castpd512_pd256(x)); }
 CK_INLINE void vf_store_half_n(real *p, vf_tail n, vf x) {
-  _mm256_mask_storeu_pd(p, n, _mm512_castpd512_pd256(x));
+  __m256d half = _mm512_castpd512_pd256(x);
+  VF_HIDE(half);
+  _mm256_mask_storeu_pd(p, n, half);
 }
 CK_INLINE vf vf_load_pair(const real *p) { return _mm512_broadcast_f64x2(_mm_loadu_pd(p)); }
 CK_INLINE vf vf_load_twice(const real *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
