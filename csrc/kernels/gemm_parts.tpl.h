@@ -142,9 +142,11 @@ CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, i
                          const int vectors, const enum parts_before kind) {
   const vf low = vf_set1((real)p->low), high = vf_set1((real)p->high);
   const int64_t n = ck_min(out->rows - out->done, rows), first = out->row + out->done;
-  const real *residual = out->panel.residual, *row_bias = p->row_bias;
+  const int64_t step = p->c_step;
+  const real *residual = out->panel.residual ? out->panel.residual + first * step : NULL;
+  const real *row_bias = kind == ROW_BIAS ? (const real *)p->row_bias + first : NULL;
   const real *sums = out->sums + out->done * vectors * VF_LANES;
-  int64_t at = first * p->c_step;
+  real *c = out->panel.c + first * step;
   vf zero[PARTS_TILES], bias[PARTS_TILES];
   vf_tail tail[PARTS_TILES];
   CK_UNROLL
@@ -153,19 +155,19 @@ CK_INLINE void parts_put(const struct ck_parts_args *p, struct parts_out *out, i
     bias[j] = kind == COLUMN_BIAS ? vf_load(out->panel.bias + j * VF_LANES) : vf_zero();
     zero[j] = vf_zero();
   }
-  for (int64_t r = 0; r < n; ++r, at += p->c_step) {
+  for (int64_t r = 0; r < n; ++r, c += step) {
     CK_UNROLL
     for (int j = 0; j < vectors; ++j, sums += VF_LANES) {
-      real *c = out->panel.c + at + j * VF_LANES;
       const vf before = kind == COLUMN_BIAS ? bias[j]
-                        : kind == ROW_BIAS  ? vf_set1(row_bias[first + r])
-                                            : vf_load_n(c, tail[j]);
+                        : kind == ROW_BIAS  ? vf_set1(row_bias[r])
+                                            : vf_load_n(c + j * VF_LANES, tail[j]);
       vf sum = vf_load(sums);
       zero[j] = vf_fma(sum, vf_zero(), zero[j]);
       sum = vf_add(sum, before);
-      if (residual) sum = vf_add(sum, vf_load_n(residual + at + j * VF_LANES, tail[j]));
-      vf_store_n(c, tail[j], vf_min(high, vf_max(low, sum)));
+      if (residual) sum = vf_add(sum, vf_load_n(residual + j * VF_LANES, tail[j]));
+      vf_store_n(c + j * VF_LANES, tail[j], vf_min(high, vf_max(low, sum)));
     }
+    if (residual) residual += step;
   }
   out->done += n;
   CK_UNROLL
