@@ -71,8 +71,8 @@ def test_ranges_of_terms(terms, activation, data):
 
 
 @needs_amx
-@pytest.mark.parametrize("terms", [64, 5000], ids=["one_range", "ranges"])
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, -3.39e38], ids=str)
+@pytest.mark.parametrize("terms", [64, 72, 5000], ids=["one_range", "last_terms", "ranges"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38], ids=str)
 def test_what_has_no_parts(value, terms):
     """Comes out as in FMAs, and changes no bit of its neighbours."""
     x, w = normal(1, 5, 7, terms), normal(terms, 72, seed=1)
@@ -82,6 +82,19 @@ def test_what_has_no_parts(value, terms):
     assert_same_bits(after[0, 2, 3], pointwise("avx512", x, w, activation="relu")[0, 2, 3])
     after[0, 2, 3] = before[0, 2, 3]
     assert_same_bits(after, before)
+
+
+@needs_amx
+@pytest.mark.parametrize("terms", [64, 72, 5000], ids=["one_range", "last_terms", "ranges"])
+def test_sums_near_the_largest_number(terms):
+    """Those that overflow do, and those that do not are as exact as any."""
+    x, w = normal(1, 1, 16, terms), normal(terms, 72, seed=1)
+    x[0, 0, 3, terms - 1] = -3.39e38  # whose parts are finite
+    got, want = pointwise("amx", x, w), reference.pointwise_conv2d(x, w)
+    finite = np.abs(want) < np.finfo(np.float32).max
+    np.testing.assert_array_equal(got[~finite], np.copysign(np.inf, want[~finite]))
+    room = reference.bound(reference.pointwise_conv2d, x, w)
+    assert_within(got[finite], want[finite], room[finite])
 
 
 @needs_amx
@@ -113,12 +126,14 @@ def test_scales(image, weights):
 
 
 @needs_amx
-def test_small_images_come_out_as_from_fmas():
+@pytest.mark.parametrize("terms", [64, 72], ids=["whole", "last_terms"])
+def test_small_images_come_out_as_from_fmas(terms):
     """Numbers that all are too small for three parts, in rows of an image with others."""
-    x, w = normal(1, 4, 6, 64, scale=1e-36), normal(64, 72, seed=1)
-    x[0, 2] = normal(6, 64, seed=2)
+    x, w = normal(1, 4, 6, terms, scale=1e-36), normal(terms, 72, seed=1)
+    x[0, 2] = normal(6, terms, seed=2)
     got, fma = pointwise("amx", x, w), pointwise("avx512", x, w)
-    assert_same_bits(got[0, [0, 1, 3]], fma[0, [0, 1, 3]])
+    # but for the sign of zero: a sum of FMAs that underflows has begun with the bias
+    np.testing.assert_array_equal(got[0, [0, 1, 3]], fma[0, [0, 1, 3]])
     assert not np.array_equal(got[0, 2], fma[0, 2])
 
 

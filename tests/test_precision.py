@@ -59,6 +59,20 @@ def test_float64_is_as_exact_as_ever(isa, op):
 
 
 @needs_amx
+@pytest.mark.parametrize("terms", [33, 48, 49, 72, 5000], ids="terms_{}".format)
+def test_last_terms_stay_within_the_bound(terms):
+    """Those that do not fill a register have products of their own; in both layouts."""
+    x, w = normal(*PIXELS, terms), normal(terms, N, seed=1)
+    want = reference.pointwise_conv2d(x, w)
+    fast = run("amx", "pointwise_conv2d", x, w, precision="fast")
+    size = reference.pointwise_conv2d(np.abs(x), np.abs(w))
+    room = reference.bound(reference.pointwise_conv2d, x, w) + 2.0**-16 * size
+    assert_within(fast, want, room)
+    planes = run("amx", "pointwise_conv2d", images_nchw(x), w.T, layout="NCHW", precision="fast")
+    assert_same_bits(planes, images_nchw(fast))
+
+
+@needs_amx
 @pytest.mark.parametrize("op", calls())
 def test_stays_within_its_bound(op):
     """Which is 2^-16 sum |x||w| more; it is less exact than the full one, or nothing is saved."""

@@ -7,7 +7,8 @@
  * The left operand, pixels or for planes weights, is [rows / L][terms / 2L][3][L][L], a panel of
  * the right one [terms / 2L][columns / L][3][L][L], of pairs of bf16: terms t and t + L, in 4
  * bytes. An [L][L] of them is what a register of matrices holds. Terms that do not exist are zero;
- * rows that do not are anything, for each row has sums of its own.
+ * rows that do not are anything, for each row has sums of its own. Of a last L terms or fewer a
+ * pair has two parts of one term, and three products of registers are all six.
  *
  * The six products of 2L terms are added to the sums one after the other, whatever is beside them,
  * so that tiles of any size give the same bits. Infinite numbers have no parts, and a sum with one
@@ -33,9 +34,17 @@ CK_INLINE const real *parts_row(const struct ck_parts_args *p, int64_t row) {
   return (const real *)p->a + (p->offset ? p->offset[row] : row * p->a_step);
 }
 
-/* 2L terms of one row, the first of which is at `from`. */
-CK_INLINE void split_terms(char *to, const real *from, int64_t next, vf_tail one, vf_tail two) {
-  split_pair(to, vf_load_n(from, one), vf_load_n(from + next, two));
+/* The last terms, if they are no more than L; see parts_of_last. */
+CK_INLINE void split_last(char *to, vf a, const bool left) {
+  const vf first = vt_round(a), rest = vf_sub(a, first);
+  const vf second = vt_round(rest), third = vf_sub(rest, second);
+  vt_store_pair(to, first, second);
+  if (left) {
+    vt_store_pair(to + PART_BYTES, first, third);
+  } else {
+    vt_store_pair(to + PART_BYTES, second, first);
+    vt_store_pair(to + 2 * PART_BYTES, third, first);
+  }
 }
 
 /* Whether what is left of a number is too small for a float32, and so has become zero. */
@@ -66,8 +75,13 @@ void CK_FN(split_rows)(struct ck_parts_args *p) {
     int64_t from = 0;
     for (int64_t left = p->terms; left > 0; left -= PARTS_TERMS, from += 2 * next) {
       const vf_tail one = vf_first(left), two = vf_first(left - VF_LANES);
-      for (int64_t r = 0; r < rows; ++r)
-        split_terms(to + r * VT_BYTES, parts_row(p, first + r) + from, next, one, two);
+      for (int64_t r = 0; r < rows; ++r) {
+        const real *at = parts_row(p, first + r) + from;
+        if (left > VF_LANES)
+          split_pair(to + r * VT_BYTES, vf_load_n(at, one), vf_load_n(at + next, two));
+        else
+          split_last(to + r * VT_BYTES, vf_load_n(at, one), true);
+      }
       to += PARTS * PART_BYTES;
     }
   }
@@ -80,17 +94,26 @@ void CK_FN(split_rows)(struct ck_parts_args *p) {
           NOT_A_NUMBER;
 }
 
+/* A vector of columns at term t, of `terms`; zero where there are no more. */
+CK_INLINE vf term_of_columns(const real *from, int64_t step, int64_t t, int64_t terms) {
+  return t < terms ? vf_load(from + t * step) : vf_zero();
+}
+
 void CK_FN(split_columns)(struct ck_split_args *s) {
   const int64_t step = s->vectors * VF_LANES;
-  const real *from = s->from;
   char *to = s->to;
   vt_underflow();
-  for (int64_t left = s->terms; left > 0; left -= PARTS_TERMS, from += PARTS_TERMS * step)
+  for (int64_t first = 0; first < s->terms; first += PARTS_TERMS)
     for (int v = 0; v < s->vectors; ++v, to += PARTS * PART_BYTES)
-      for (int i = 0; i < VF_LANES; ++i)
-        split_terms(to + i * VT_BYTES, from + i * step + v * VF_LANES, VF_LANES * step,
-                    vf_first(i < left ? VF_LANES : 0),
-                    vf_first(i + VF_LANES < left ? VF_LANES : 0));
+      for (int64_t t = first; t < first + VF_LANES; ++t) {
+        const real *from = (const real *)s->from + v * VF_LANES;
+        char *at = to + (t - first) * VT_BYTES;
+        const vf a = term_of_columns(from, step, t, s->terms);
+        if (s->terms - first > VF_LANES)
+          split_pair(at, a, term_of_columns(from, step, t + VF_LANES, s->terms));
+        else
+          split_last(at, a, false);
+      }
   s->underflow = vt_underflow();
   if (!s->underflow || !s->pixels) return;
   for (int64_t n = 0; n < step; ++n)
@@ -256,7 +279,14 @@ static const struct parts_pair parts_full[PRODUCTS] = {{0, 2}, {0, 1}, {1, 1},
                                                        {1, 0}, {2, 0}, {0, 0}};
 static const struct parts_pair parts_fast[FAST_PRODUCTS] = {{0, 1}, {0, 0}, {1, 0}};
 
-/* The products of 2L terms; those of pixels and weights are the same whichever side they are on. */
+/* The same of a last L terms, or fewer. Registers of the left operand are of parts 0 and 1, 0 and
+ * 2, of the right one of 0 and 1, 1 and 0, 2 and 0; so these products are of parts 0 2 and 2 0; 0 1
+ * and 1 0; 0 0 and 1 1. Fast they are the last two. */
+enum { LAST_PRODUCTS = 3, FAST_LAST_PRODUCTS = 2 };
+static const struct parts_pair parts_of_last[LAST_PRODUCTS] = {{1, 2}, {0, 1}, {0, 0}};
+
+/* The products of some terms; those of pixels and weights are the same whichever side they are on.
+ */
 CK_INLINE void parts_add_terms(const struct ck_parts_args *p, struct parts_meanwhile *m,
                                const struct parts_place *at, const int tiles, const int vectors,
                                const struct parts_pair *pairs, const int products,
@@ -275,15 +305,27 @@ CK_INLINE void parts_add_terms(const struct ck_parts_args *p, struct parts_meanw
   }
 }
 
-CK_INLINE void parts_sum_pairs(const struct ck_parts_args *p, struct parts_meanwhile *m,
-                               struct parts_place at, const int tiles, const int vectors,
-                               const struct parts_pair *pairs, const int products,
-                               const bool planar) {
-  for (int64_t left = p->terms; left > 0; left -= PARTS_TERMS) {
-    parts_add_terms(p, m, &at, tiles, vectors, pairs, products, planar);
-    at.a += PARTS * PART_BYTES;
-    at.b += vectors * PARTS * PART_BYTES;
+/* All terms; gives how many are left, which are the last, and moves on to them. */
+CK_INLINE int64_t parts_sum_pairs(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                                  struct parts_place *at, const int tiles, const int vectors,
+                                  const struct parts_pair *pairs, const int products,
+                                  const bool planar) {
+  int64_t left = p->terms;
+  for (; left > VF_LANES; left -= PARTS_TERMS) {
+    parts_add_terms(p, m, at, tiles, vectors, pairs, products, planar);
+    at->a += PARTS * PART_BYTES;
+    at->b += vectors * PARTS * PART_BYTES;
   }
+  return left;
+}
+
+CK_INLINE void parts_add_last(const struct ck_parts_args *p, struct parts_meanwhile *m,
+                              const struct parts_place *at, const int tiles, const int vectors) {
+  const struct parts_pair *fast = parts_of_last + LAST_PRODUCTS - FAST_LAST_PRODUCTS;
+  if (p->fast)
+    parts_add_terms(p, m, at, tiles, vectors, fast, FAST_LAST_PRODUCTS, false);
+  else
+    parts_add_terms(p, m, at, tiles, vectors, parts_of_last, LAST_PRODUCTS, false);
 }
 
 CK_INLINE void parts_sum(const struct ck_parts_args *p, struct parts_meanwhile *m,
@@ -292,14 +334,16 @@ CK_INLINE void parts_sum(const struct ck_parts_args *p, struct parts_meanwhile *
   if (vectors > 1) VT_ZERO(1);
   if (tiles > 1) VT_ZERO(2);
   if (tiles > 1 && vectors > 1) VT_ZERO(3);
+  int64_t left;
   if (p->fast && p->planar)
-    parts_sum_pairs(p, m, at, tiles, vectors, parts_fast, FAST_PRODUCTS, true);
+    left = parts_sum_pairs(p, m, &at, tiles, vectors, parts_fast, FAST_PRODUCTS, true);
   else if (p->fast)
-    parts_sum_pairs(p, m, at, tiles, vectors, parts_fast, FAST_PRODUCTS, false);
+    left = parts_sum_pairs(p, m, &at, tiles, vectors, parts_fast, FAST_PRODUCTS, false);
   else if (p->planar)
-    parts_sum_pairs(p, m, at, tiles, vectors, parts_full, PRODUCTS, true);
+    left = parts_sum_pairs(p, m, &at, tiles, vectors, parts_full, PRODUCTS, true);
   else
-    parts_sum_pairs(p, m, at, tiles, vectors, parts_full, PRODUCTS, false);
+    left = parts_sum_pairs(p, m, &at, tiles, vectors, parts_full, PRODUCTS, false);
+  if (left > 0) parts_add_last(p, m, &at, tiles, vectors);
   real *below = sums + vectors * PARTS_SUMS;
   VT_STORE(0, sums, vectors);
   if (vectors > 1) VT_STORE(1, sums + VF_LANES, vectors);
@@ -392,11 +436,13 @@ CK_INLINE void parts_panel_rows(const struct ck_parts_args *p, struct parts_mean
 
 static struct parts_meanwhile parts_start(const struct ck_parts_args *p) {
   enum { MOST_LINES = 8 };
-  const int64_t products =
-      (p->fast ? FAST_PRODUCTS : PRODUCTS) * ck_ceil_div(p->terms, PARTS_TERMS);
+  const int64_t wholes = (p->terms + VF_LANES - 1) / PARTS_TERMS;
+  const int64_t last = p->terms > wholes * PARTS_TERMS ? 1 : 0;
+  const int64_t products = p->fast ? wholes * FAST_PRODUCTS + last * FAST_LAST_PRODUCTS
+                                   : wholes * PRODUCTS + last * LAST_PRODUCTS;
   const int64_t panels = ck_ceil_div(p->columns, PARTS_TILES * VF_LANES);
   const int64_t all = products * ck_ceil_div(p->rows, PARTS_ROWS) * panels;
-  struct parts_meanwhile m = {.rows = ck_ceil_div(LEAVE_AFTER * PARTS_ROWS, products)};
+  struct parts_meanwhile m = {.rows = ck_ceil_div(PARTS_ROWS, ck_max(1, products / LEAVE_AFTER))};
   int64_t bytes = p->planar ? 0 : (panels - 1) * parts_panel_at(p, 0).bytes;
   for (int i = 1; i < AHEADS; ++i) {
     m.ahead[i] = p->ahead[i - 1];
