@@ -247,12 +247,6 @@ void ck_bands_run(const struct ck_run *run, void *workspace) {
 
 /* A turn of some rows of all images, for a plan, see ck_plan.c. */
 
-ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes) {
-  (void)run;
-  *bytes = 0;
-  return CK_OK;
-}
-
 /* So many rows at once that pixels, which are gone through once for each vector of channels, stay
  * in L2 meanwhile. */
 static int64_t rows_of_turn(const struct ck_run *run) {

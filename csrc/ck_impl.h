@@ -579,7 +579,6 @@ int64_t ck_see_rows(const struct ck_run *run, int64_t y, int64_t rows, struct ck
 
 /* Planes become pixels, or pixels planes: a step of a plan. */
 ck_status ck_turn_create(ck_isa isa, ck_dtype dtype, ck_layout to, int64_t channels, ck_op **op);
-ck_status ck_turn_workspace(const struct ck_run *run, size_t *bytes);
 void ck_turn_run(const struct ck_run *run, void *workspace);
 
 /* ck_bands.c: a run in NCHW, band by band in NHWC. */
@@ -627,7 +626,6 @@ void ck_planar_run(const struct ck_run *run, void *workspace);
 /* Whether its planes are read where they lie. */
 bool ck_dw_is_narrow(const struct ck_run *run);
 void ck_dw_narrow_run(const struct ck_run *run, void *workspace);
-ck_status ck_dw_narrow_workspace(const struct ck_run *run, size_t *bytes);
 /* Whether a depthwise is faster on planes than in bands. */
 bool ck_dw_planes_pay(const struct ck_run *run);
 ck_status ck_planar_workspace(const struct ck_run *run, size_t *bytes);

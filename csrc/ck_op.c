@@ -358,7 +358,7 @@ ck_status ck_turn_create(ck_isa isa, ck_dtype dtype, ck_layout to, int64_t chann
  *   a pointwise convolution of few channels multiplies planes, and of a wide image a separable,
  *   a depthwise works on planes, or turns their rows into pixels itself. */
 struct driver {
-  ck_status (*workspace)(const struct ck_run *, size_t *);
+  ck_status (*workspace)(const struct ck_run *, size_t *); /* or null: it needs none */
   void (*run)(const struct ck_run *, void *);
   int64_t unit; /* see ck_run_unit */
 };
@@ -374,14 +374,14 @@ static struct driver driver_of(const struct ck_run *run) {
   const int64_t lanes = op->kernels->lanes;
   const struct driver bands = {ck_bands_workspace, ck_bands_run, 0};
   const struct driver planes = {ck_planar_workspace, ck_planar_run, run->group_out};
-  const struct driver narrow = {ck_dw_narrow_workspace, ck_dw_narrow_run, 1};
+  const struct driver narrow = {NULL, ck_dw_narrow_run, 1};
   const struct driver conv2d = {ck_conv2d_workspace, ck_conv2d_run, columns_unit(op)};
   const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run, lanes};
   const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run, lanes};
   const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run, columns_unit(op)};
   const struct driver multiplied = {ck_sepconv_workspace, ck_sepconv_run, 0};
   const struct driver spatial = {ck_spatial_workspace, ck_spatial_run, lanes};
-  const struct driver turn = {ck_turn_workspace, ck_turn_run, 0};
+  const struct driver turn = {NULL, ck_turn_run, 0};
   const bool planar = op->conv.layout == CK_NCHW;
   switch (op->kind) {
     case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
@@ -403,7 +403,9 @@ static struct driver driver_of(const struct ck_run *run) {
 }
 
 ck_status ck_run_workspace(const struct ck_run *run, size_t *bytes) {
-  return driver_of(run).workspace(run, bytes);
+  const struct driver driver = driver_of(run);
+  *bytes = 0;
+  return driver.workspace ? driver.workspace(run, bytes) : CK_OK;
 }
 
 void ck_run_op(const struct ck_run *run, void *workspace) { driver_of(run).run(run, workspace); }

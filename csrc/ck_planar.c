@@ -385,12 +385,6 @@ static void make_narrow(const struct ck_run *run, const struct ck_block *block,
   });
 }
 
-ck_status ck_dw_narrow_workspace(const struct ck_run *run, size_t *bytes) {
-  (void)run;
-  *bytes = 0;
-  return CK_OK;
-}
-
 void ck_dw_narrow_run(const struct ck_run *run, void *workspace) {
   const struct ck_op *op = run->op;
   const struct ck_span channels = ck_channels(run);
