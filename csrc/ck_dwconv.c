@@ -91,8 +91,9 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
   ck_dw_3x3_rows(run, block, &args, row_of_image, &image);
 }
 
-/* Whether each output of a block is made of one pixel of the image. The groups of a vector begin
- * within two vectors where they have no more channels than they make. */
+/* Whether each output of a block is made of one pixel of the image, by a kernel for that: the
+ * groups of a vector begin within two vectors, since they have no more channels than they make, or
+ * they are two that are made of pairs. */
 static bool reads_single_pixels(const struct ck_run *run, const struct ck_block *block) {
   const ck_window *w = &run->op->conv.window;
   const ck_image *image = &run->image;

@@ -286,8 +286,11 @@ struct ck_dw_planar_args {
 
 /* NCHW: a depthwise 3x3 of planes where they lie, for channels first .. end - 1; x is the plane of
  * the first. y begins with the first row that is made, and so does pad_top. A row of outputs has at
- * most so many vectors, which at stride 2 are a lane shorter. */
+ * most so many vectors. */
 enum { CK_NARROW_VECTORS = 8 };
+/* Columns of such a vector: at stride 2 the last tap of a whole one would reach beyond two vectors
+ * of the image. */
+CK_INLINE int64_t ck_narrow_columns(int64_t lanes, int64_t stride) { return lanes + 1 - stride; }
 struct ck_narrow_args {
   const void *x;
   void *y;

@@ -4,9 +4,9 @@
  * copying rows of planes. A depthwise stages the part of a plane under a block, padded, with the
  * columns (and rows) of each residue modulo the stride side by side; then every tap, whatever the
  * window, is the same plane shifted. Where masks come free, a 3x3 of few columns is made of planes
- * where they lie. A spatially separable one sums its column's taps into planes
- * without the rows between outputs, and its row's taps from those. A separable one fills the panel
- * with what its depthwise makes of a block, channel by channel.
+ * where they lie. A spatially separable one sums its column's taps into planes without the rows
+ * between outputs, and its row's taps from those. A separable one fills the panel with what its
+ * depthwise makes of a block, channel by channel.
  */
 
 #include "ck_impl.h"
@@ -355,7 +355,7 @@ bool ck_dw_is_narrow(const struct ck_run *run) {
   if (!k->dwconv3x3_narrow || !ck_dw_3x3(run)) return false;
   const int64_t stride = run->op->conv.window.stride_h;
   const int64_t most = k->dw_rows > 1 ? CK_NARROW_VECTORS : 1;
-  return run->out_w <= (stride == 2 ? most : FEW_VECTORS) * (k->lanes + 1 - stride);
+  return run->out_w <= (stride == 2 ? most : FEW_VECTORS) * ck_narrow_columns(k->lanes, stride);
 }
 
 /* Some channels of whole rows, into planes that lie so far apart. */

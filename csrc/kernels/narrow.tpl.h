@@ -10,8 +10,8 @@ enum { NARROW_HALF = VF_LANES / 2 };
 struct narrow_view {
   int64_t x, left;  /* the first column, and that of the image under its first tap */
   vf_tail in[3][2]; /* of what is under each column of taps, two vectors: lanes in the image */
-  vf_tail out;      /* lanes of a channel's outputs, */
-  bool full;        /* of which there is one for each */
+  vf_tail out;      /* lanes of a channel's outputs; */
+  bool full;        /* those are all */
 };
 
 struct narrow {
@@ -160,10 +160,9 @@ CK_INLINE void narrow_pairs(const struct ck_narrow_args *a, const int stride) {
     narrow_channel(&n, &v, o, ck_min(o + 1, a->end - 1), stride, 2, 2);
 }
 
-/* At stride 2 the last tap of a whole vector of outputs would reach into a third one. */
 CK_INLINE void narrow_singles(const struct ck_narrow_args *a, const int stride) {
-  const int64_t most = VF_LANES + 1 - stride, views = (a->cols + most - 1) / most;
-  const int64_t cols = (a->cols + views - 1) / views;
+  const int64_t views = ck_ceil_div(a->cols, ck_narrow_columns(VF_LANES, stride));
+  const int64_t cols = ck_ceil_div(a->cols, views);
   struct narrow n = narrow_of(a, 1);
   struct narrow_view v[CK_NARROW_VECTORS];
   for (int64_t i = 0; i < views; ++i)
