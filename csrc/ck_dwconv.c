@@ -111,19 +111,21 @@ static void block_1x1(const struct ck_run *run, const struct ck_block *block,
   const struct ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
   const int64_t left = block->x * w->stride_w - run->image.pad_left;
-  struct ck_dw_pixel_args args = {.src_step = w->stride_w * ck_x_step(run),
-                                  .weights = op->dw.data,
-                                  .bias = op->dw.bias,
-                                  .out = target->out,
-                                  .offset = target->offset,
-                                  .out_step = target->out_step,
-                                  .pixels = block->cols,
-                                  .channel_begin = target->channel_begin,
-                                  .channel_end = target->channel_end,
-                                  .group_in = run->group_in,
-                                  .group_out = run->group_out,
-                                  .low = target->activation->low,
-                                  .high = target->activation->high};
+  struct ck_dw_pixel_args args = {
+      .src_step = w->stride_w * ck_x_step(run),
+      .weights = op->dw.data,
+      .bias = op->dw.bias,
+      .out = target->out,
+      .offset = target->offset,
+      .out_step = target->out_step,
+      .pixels = block->cols,
+      .channel_begin = target->channel_begin,
+      .channel_end = target->channel_end,
+      .group_in = run->group_in,
+      .group_out = run->group_out,
+      .pairs = ck_makes_pairs(op->kernels, run->group_in, run->group_out),
+      .low = target->activation->low,
+      .high = target->activation->high};
   for (int64_t r = 0; r < block->rows; ++r, args.offset += block->cols) {
     const int64_t y = (block->y + r) * w->stride_h - run->image.pad_top;
     args.src =

@@ -190,6 +190,7 @@ struct ck_dw_pixel_args {
   int64_t pixels;
   int64_t channel_begin, channel_end; /* the first a multiple of L */
   int64_t group_in, group_out;        /* as above */
+  bool pairs;                         /* as ck_makes_pairs says */
   double low, high;
 };
 

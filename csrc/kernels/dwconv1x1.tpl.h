@@ -113,7 +113,7 @@ void CK_FN(dwconv1x1)(const struct ck_dw_pixel_args *d) {
   for (int64_t c = d->channel_begin; c < d->channel_end; c += VF_LANES) {
     const int64_t lanes = ck_min(VF_LANES, d->channel_end - c);
 #if VF_HAS_HALVES
-    if (d->group_out == DW_HALF && members >= DW_HALF && members <= DW_PAIR_TERMS) {
+    if (d->pairs) {
       dw1x1_pairs(d, c, lanes);
       continue;
     }
