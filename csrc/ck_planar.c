@@ -347,14 +347,14 @@ void ck_planar_run(const struct ck_run *run, void *workspace) {
 /* A 3x3 on rows of few vectors, measured on a Xeon against the other ways. With AVX-512 0.6 to 0.95
  * of their time, at stride 2, where staging sorts columns, on rows of any length that the kernel
  * takes; at stride 1 1.05 to 1.15 from 56 columns on. With AVX2 0.55 to 0.85 of up to 14 columns,
- * at stride 2 of 7 (0.75). */
-enum { FEW_VECTORS = 2 };
+ * at stride 2 of up to 28 (of 56 1.15). */
+enum { FEW_VECTORS = 2, MORE_VECTORS = 4 };
 
 bool ck_dw_is_narrow(const struct ck_run *run) {
   const struct ck_kernels *k = run->op->kernels;
   if (!k->dwconv3x3_narrow || !ck_dw_3x3(run)) return false;
   const int64_t stride = run->op->conv.window.stride_h;
-  const int64_t most = k->dw_rows > 1 ? CK_NARROW_VECTORS : 1;
+  const int64_t most = k->dw_rows > 1 ? CK_NARROW_VECTORS : MORE_VECTORS;
   return run->out_w <= (stride == 2 ? most : FEW_VECTORS) * ck_narrow_columns(k->lanes, stride);
 }
 

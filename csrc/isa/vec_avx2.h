@@ -69,7 +69,8 @@ CK_INLINE vf_tail vf_between(int64_t begin, int64_t end) {
 CK_INLINE vf vf_load_n(const real *p, vf_tail n) { return VF_OP(maskload)(p, n); }
 CK_INLINE void vf_store_n(real *p, vf_tail n, vf x) { VF_OP(maskstore)(p, n, x); }
 
-/* The first half of a vector; the other lanes are zero. */
+/* Halves of vectors: the upper one, put first; the first of a and the upper of b; those that memory
+ * has, of which what is loaded leaves zeros in the other lanes. */
 CK_INLINE vf vf_upper(vf a) { return VF_OP(permute2f128)(a, a, 1); }
 #if CK_REAL_BITS == 32
 CK_INLINE vf vf_halves(vf a, vf b) { return _mm256_blend_ps(a, b, 0xF0); }
@@ -108,15 +109,29 @@ CK_INLINE vf vf_repeat_two(const real *p, vf_tail first, vf_tail second, vf_inde
   return VF_FROM_BITS(_mm256_blendv_epi8(low, high, is_high));
 }
 
-/* The even lanes of a, then those of b. */
-CK_INLINE vf vf_even(vf a, vf b) {
+/* The even lanes of a and of b, and the odd ones, mixed as one instruction leaves them; for each
+ * the one that was after it, for the last any; and all in order. */
 #if CK_REAL_BITS == 32
-  const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)));
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, _MM_SHUFFLE(3, 1, 2, 0)));
-#else
-  return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), _MM_SHUFFLE(3, 1, 2, 0));
-#endif
+CK_INLINE vf vf_mix_even(vf a, vf b) { return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)); }
+CK_INLINE vf vf_mix_odd(vf a, vf b) { return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)); }
+CK_INLINE vf vf_mix_next(vf x) { /* of lanes 0 1 4 5 2 3 6 7 */
+  return _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(1, 4, 3, 6, 5, 2, 7, 7));
 }
+CK_INLINE vf vf_unmix(vf x) {
+  const __m256d pairs = _mm256_castps_pd(x);
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, _MM_SHUFFLE(3, 1, 2, 0)));
+}
+#else
+CK_INLINE vf vf_mix_even(vf a, vf b) { return _mm256_unpacklo_pd(a, b); }
+CK_INLINE vf vf_mix_odd(vf a, vf b) { return _mm256_unpackhi_pd(a, b); }
+CK_INLINE vf vf_mix_next(vf x) { /* of lanes 0 2 1 3 */
+  return _mm256_permute4x64_pd(x, _MM_SHUFFLE(3, 1, 3, 2));
+}
+CK_INLINE vf vf_unmix(vf x) { return _mm256_permute4x64_pd(x, _MM_SHUFFLE(3, 1, 2, 0)); }
+#endif
+
+/* The even lanes of a, then those of b. */
+CK_INLINE vf vf_even(vf a, vf b) { return vf_unmix(vf_mix_even(a, b)); }
 
 /* The vector n elements after p, where a vector begins, and every other element from there on; of
  * the next vector, and of the next two, all is readable. */

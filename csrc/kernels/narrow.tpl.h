@@ -25,7 +25,8 @@ struct narrow {
 };
 
 /* What the taps meet in a row of the image: picked from what is under the outputs, where a permute
- * does that; elsewhere each column of taps loads its own. */
+ * does that; elsewhere each column of taps loads its own, or at stride 2, where lanes are sorted,
+ * has them in the order in which that leaves them; narrow_rows puts the sums in order. */
 CK_INLINE void narrow_under(const struct narrow *n, const struct narrow_view *v, const real *row,
                             const int stride, const int vectors, vf *tap) {
 #if VF_HAS_MASK
@@ -35,10 +36,16 @@ CK_INLINE void narrow_under(const struct narrow *n, const struct narrow_view *v,
   for (int kx = 0; kx < 3; ++kx) tap[kx] = vf_pick(a, n->pick[kx], b);
   (void)stride;
 #else
-  CK_UNROLL
-  for (int kx = 0; kx < 3; ++kx) {
-    tap[kx] = vf_load_n(row + kx, v->in[kx][0]);
-    if (stride == 2) tap[kx] = vf_even(tap[kx], vf_load_n(row + kx + VF_LANES, v->in[kx][1]));
+  const vf a = vf_load_n(row, v->in[0][0]);
+  if (stride == 2) {
+    const vf b = vf_load_n(row + VF_LANES, v->in[0][1]);
+    tap[0] = vf_mix_even(a, b);
+    tap[1] = vf_mix_odd(a, b);
+    tap[2] = vf_mix_next(tap[0]);
+  } else {
+    tap[0] = a;
+    tap[1] = vf_load_n(row + 1, v->in[1][0]);
+    tap[2] = vf_load_n(row + 2, v->in[2][0]);
   }
   (void)n;
   (void)vectors;
@@ -79,8 +86,11 @@ CK_INLINE void narrow_rows(const struct narrow *n, const struct narrow_view *v, 
       for (int j = 3 - stride; j < 3; ++j)
         narrow_load(n, v, (y + i) * stride + j - a->pad_top, stride, vectors,
                     in[(i * stride + j) % 3]);
-      const vf sum = narrow_sum(n, in, i * stride);
+      vf sum = narrow_sum(n, in, i * stride);
       const int64_t at = (y + i) * a->cols;
+#if !VF_HAS_MASK
+      if (stride == 2) sum = vf_unmix(sum);
+#endif
       if (channels == 1) {
         vf_store_either(out[0] + at, !VF_HAS_MASK && v->full, v->out, sum);
       } else { /* in halves, which fewer lines share */
