@@ -130,6 +130,13 @@ CK_INLINE vf vf_mix_next(vf x) { /* of lanes 0 2 1 3 */
 CK_INLINE vf vf_unmix(vf x) { return _mm256_permute4x64_pd(x, _MM_SHUFFLE(3, 1, 2, 0)); }
 #endif
 
+/* The lanes after the first one or two, then zeros. */
+CK_INLINE vf vf_drop(vf x, const int n) {
+  const __m256i bits = VF_BITS(x), upper = _mm256_permute2x128_si256(bits, bits, 0x81);
+  return VF_FROM_BITS(n == 1 ? _mm256_alignr_epi8(upper, bits, CK_REAL_BITS / 8)
+                             : _mm256_alignr_epi8(upper, bits, CK_REAL_BITS / 4));
+}
+
 /* The even lanes of a, then those of b. */
 CK_INLINE vf vf_even(vf a, vf b) { return vf_unmix(vf_mix_even(a, b)); }
 

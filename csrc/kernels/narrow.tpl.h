@@ -25,8 +25,9 @@ struct narrow {
 };
 
 /* What the taps meet in a row of the image: picked from what is under the outputs, where a permute
- * does that; elsewhere each column of taps loads its own, or at stride 2, where lanes are sorted,
- * has them in the order in which that leaves them; narrow_rows puts the sums in order. */
+ * does that. Elsewhere each column of taps loads its own, or, where one vector holds the row, has
+ * that moved along. At stride 2 lanes are sorted, and stay in the order in which that leaves them;
+ * narrow_rows puts the sums in order. */
 CK_INLINE void narrow_under(const struct narrow *n, const struct narrow_view *v, const real *row,
                             const int stride, const int vectors, vf *tap) {
 #if VF_HAS_MASK
@@ -44,11 +45,10 @@ CK_INLINE void narrow_under(const struct narrow *n, const struct narrow_view *v,
     tap[2] = vf_mix_next(tap[0]);
   } else {
     tap[0] = a;
-    tap[1] = vf_load_n(row + 1, v->in[1][0]);
-    tap[2] = vf_load_n(row + 2, v->in[2][0]);
+    tap[1] = vectors > 1 ? vf_load_n(row + 1, v->in[1][0]) : vf_drop(a, 1);
+    tap[2] = vectors > 1 ? vf_load_n(row + 2, v->in[2][0]) : vf_drop(a, 2);
   }
   (void)n;
-  (void)vectors;
 #endif
 }
 
