@@ -246,7 +246,8 @@ struct ck_planar_fill_args {
 };
 
 /* NCHW: rectangles of a plane, each by its first element in src and in `to`:
- * to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. */
+ * to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. Of a plane
+ * that lies `ahead` elements behind the same is brought near, with step 1, if that is not 0. */
 struct ck_move {
   int64_t from, to, n, rows;
 };
@@ -254,7 +255,7 @@ struct ck_planar_copy_args {
   void *to;
   const void *src;
   const struct ck_move *move;
-  int64_t moves, to_row, src_row, step;
+  int64_t moves, to_row, src_row, step, ahead;
 };
 
 /* NCHW: rows of outputs, out[i] = clamp(bias + sum over the taps of plane[tap.plane + i] *

@@ -216,6 +216,18 @@ static void begin_block(struct planar_dw *d, const struct ck_run *run, const str
   place_moves(d);
 }
 
+/* A short piece of a plane has been read before hardware notices that it is: then that of the next
+ * plane is brought near (separable of 56x56, AVX-512 and AMX: 0.94 of the time; but a depthwise of
+ * 112x112, of which a piece has 24 KB, 1.12). */
+enum { SHORT_PIECE = 4096 }; /* bytes */
+
+static int64_t next_plane(const struct planar_dw *d, int64_t channel) {
+  const ck_image *image = &d->run->image;
+  const int64_t bytes = d->s.rows * image->width * d->run->op->kernels->element;
+  const bool is_short = d->s.v.stride == 1 && d->s.h.stride == 1 && bytes <= SHORT_PIECE;
+  return is_short && channel + 1 < image->channels ? image->width * image->height : 0;
+}
+
 static void stage_channel(const struct planar_dw *d, int64_t channel) {
   const struct ck_run *run = d->run;
   const struct axis *v = &d->s.v, *h = &d->s.h;
@@ -226,7 +238,8 @@ static void stage_channel(const struct planar_dw *d, int64_t channel) {
                                     .moves = v->residues * h->residues,
                                     .to_row = d->s.pitch,
                                     .src_row = v->stride * run->image.width,
-                                    .step = h->stride});
+                                    .step = h->stride,
+                                    .ahead = next_plane(d, channel)});
 }
 
 /* The weights of output channel o. */

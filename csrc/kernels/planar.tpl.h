@@ -5,11 +5,15 @@
  * in NHWC, and the weights are its broadcast side.
  */
 
-/* to[i] = from[i * step] for i < n. */
-CK_INLINE void planar_copy_row(real *to, const real *from, int64_t n, int64_t step) {
+/* to[i] = from[i * step] for i < n. Meanwhile, with step 1, what lies `ahead` elements behind is
+ * brought near, if that is not 0. */
+CK_INLINE void planar_copy_row(real *to, const real *from, int64_t n, int64_t step, int64_t ahead) {
   int64_t i = 0;
   if (step == 1) {
-    for (; i + VF_LANES <= n; i += VF_LANES) vf_store(to + i, vf_load(from + i));
+    for (; i + VF_LANES <= n; i += VF_LANES) {
+      if (ahead) __builtin_prefetch(from + ahead + i);
+      vf_store(to + i, vf_load(from + i));
+    }
     if (!VF_HAS_MASK && i > 0 && i < n)
       vf_store(to + n - VF_LANES, vf_load(from + n - VF_LANES));
     else if (i < n)
@@ -39,7 +43,7 @@ void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
       n = ck_min(left, width - lane);
       real *to = (real *)f->panel + at / group * f->group_step + f->term * width + lane;
       if (from) {
-        planar_copy_row(to, from, n, f->src_step);
+        planar_copy_row(to, from, n, f->src_step, 0);
         from += n * f->src_step;
       } else {
         memset(to, 0, (size_t)n * sizeof(real));
@@ -66,7 +70,7 @@ void CK_FN(planar_copy)(const struct ck_planar_copy_args *c) {
         vf_store_n(to, out, vf_even(vf_load_n(from, low), vf_load_n(from + VF_LANES, high)));
     } else {
       for (int64_t r = m->rows; r > 0; --r, from += src_row, to += to_row)
-        planar_copy_row(to, from, n, step);
+        planar_copy_row(to, from, n, step, c->ahead);
     }
   }
 }
