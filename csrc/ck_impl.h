@@ -243,6 +243,7 @@ struct ck_planar_fill_args {
   const void *src;           /* null: zeros */
   int64_t src_step, src_row; /* elements from one pixel, from one row to the next */
   int64_t pixels, rows;
+  int64_t ahead; /* to what is brought near meanwhile, with src_step 1; or 0 */
 };
 
 /* NCHW: rectangles of a plane, each by its first element in src and in `to`:

@@ -49,6 +49,7 @@ void ck_fill_planar(const void *context, const struct ck_block *block, int64_t b
   }
   for (int64_t term = begin; term < end; ++term) {
     zeros.term = pixels.term = term - begin;
+    pixels.ahead = term + 1 < end ? image->width * image->height : 0;
     if (inside < block->pixels) put(run->op->kernels, panel, zeros);
     if (inside == 0) continue;
     const void *row = ck_plane_row(run, block->image, f->first_channel + term,

@@ -43,7 +43,7 @@ void CK_FN(planar_fill)(const struct ck_planar_fill_args *f) {
       n = ck_min(left, width - lane);
       real *to = (real *)f->panel + at / group * f->group_step + f->term * width + lane;
       if (from) {
-        planar_copy_row(to, from, n, f->src_step, 0);
+        planar_copy_row(to, from, n, f->src_step, f->ahead);
         from += n * f->src_step;
       } else {
         memset(to, 0, (size_t)n * sizeof(real));
