@@ -176,9 +176,8 @@ enum { MOST_VECTORS = 8 };
 
 static struct ck_view rows_of(const struct ck_gemm *g) {
   const struct ck_run *run = g->run;
-  const ck_conv *conv = &run->op->conv;
-  const ck_window *w = &conv->window;
-  const int64_t channels = conv->in_channels / conv->groups, line = w->kernel_w * channels;
+  const ck_window *w = &run->op->conv.window;
+  const int64_t line = g->weights->terms / w->kernel_h, channels = line / w->kernel_w;
   const int64_t columns = run->image.width + run->image.pad_left + run->image.pad_right;
   const struct ck_view none = {0};
   struct ck_view view = {.run = line};
@@ -209,17 +208,18 @@ static struct ck_view image_of(const struct ck_gemm *g, const struct ck_conv_fil
                           .next = lanes};
 }
 
-/* The GEMM of those channels of one group that the run makes; `weights` are theirs. */
-static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
-                              const struct ck_conv_fill *fill, struct ck_gemm_weights *weights) {
+/* The GEMM of those channels of one matrix of weights that the run makes; `weights` are theirs. */
+static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_gemm_weights *matrix,
+                              int64_t index, const struct ck_conv_fill *fill,
+                              struct ck_gemm_weights *weights) {
   const struct ck_op *op = run->op;
   const bool planar = op->conv.layout == CK_NCHW;
-  const int64_t plane = ck_out_plane(run), columns = op->gemm[group].columns;
+  const int64_t plane = ck_out_plane(run), before = index * matrix->columns;
   const struct ck_span channels = ck_channels(run);
-  const struct ck_span some = {ck_max(channels.begin - group * columns, 0),
-                               ck_min(channels.end - group * columns, columns)};
-  const int64_t first = (group * columns + some.begin) * (planar ? plane : 1);
-  *weights = ck_gemm_columns(op->kernels, &op->gemm[group], some);
+  const struct ck_span some = {ck_max(channels.begin - before, 0),
+                               ck_min(channels.end - before, matrix[index].columns)};
+  const int64_t first = (before + some.begin) * (planar ? plane : 1);
+  *weights = ck_gemm_columns(op->kernels, &matrix[index], some);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = weights,
@@ -237,32 +237,49 @@ static struct ck_gemm gemm_of(const struct ck_run *run, int64_t group,
   return g;
 }
 
-/* The groups whose channels the run makes: of several, whole ones. */
-static struct ck_span groups_of(const struct ck_run *run) {
-  const struct ck_span channels = ck_channels(run);
-  const int64_t columns = run->op->gemm->columns;
-  return (struct ck_span){channels.begin / columns, ck_ceil_div(channels.end, columns)};
-}
-
-ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
+static ck_status workspace_of(const struct ck_run *run, const struct ck_gemm_weights *matrix,
+                              size_t *bytes) {
   struct ck_gemm_weights weights;
-  const struct ck_gemm g = gemm_of(run, groups_of(run).begin, NULL, &weights);
+  const int64_t index = ck_channels(run).begin / matrix->columns;
+  const struct ck_gemm g = gemm_of(run, matrix, index, NULL, &weights);
   size_t gemm, scratch;
   ck_status status = ck_gemm_workspace(&g, &gemm);
   if (status == CK_OK) status = ck_deform_scratch(&g, &scratch);
-  if (status == CK_OK) *bytes = gemm + scratch;
+  if (status == CK_OK) *bytes = ck_max(*bytes, gemm + scratch);
   return status;
 }
 
-void ck_conv2d_run(const struct ck_run *run, void *workspace) {
-  const ck_conv *conv = &run->op->conv;
-  const int64_t channels = conv->in_channels / conv->groups;
-  const struct ck_span groups = groups_of(run);
-  for (int64_t group = groups.begin; group < groups.end; ++group) {
-    struct ck_conv_fill fill = {run, group * channels, channels, NULL};
+ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
+  const struct ck_op *op = run->op;
+  *bytes = 0;
+  ck_status status = workspace_of(run, op->gemm, bytes);
+  if (status == CK_OK && op->bundles) status = workspace_of(run, op->bundle, bytes);
+  return status;
+}
+
+/* The matrices whose channels the run makes: of several, whole ones. */
+static void run_gemms(const struct ck_run *run, const struct ck_gemm_weights *matrix, void *zero,
+                      void *workspace) {
+  const ck_window *w = &run->op->conv.window;
+  const struct ck_span some = ck_channels(run);
+  const int64_t taps = w->kernel_h * w->kernel_w;
+  for (int64_t i = some.begin / matrix->columns; i * matrix->columns < some.end; ++i) {
+    const int64_t channels = matrix[i].terms / taps;
+    struct ck_conv_fill fill = {run, i * (matrix->terms / taps), channels, NULL};
     struct ck_gemm_weights weights;
-    const struct ck_gemm g = gemm_of(run, group, &fill, &weights);
+    struct ck_gemm g = gemm_of(run, matrix, i, &fill, &weights);
+    g.zero = zero;
     ck_deform_start(&g, &fill, workspace);
     ck_gemm_run(&g, workspace);
   }
+}
+
+/* The groups of a bundle are multiplied by zeros where they meet channels of each other. If these
+ * have made a NaN of a number that is not finite, all groups are made again, each for itself. */
+void ck_conv2d_run(const struct ck_run *run, void *workspace) {
+  static const char zeros[CK_ALIGN] = {0};
+  char seen[CK_ALIGN] __attribute__((aligned(CK_ALIGN))) = {0};
+  const struct ck_op *op = run->op;
+  if (op->bundles) run_gemms(run, op->bundle, seen, workspace);
+  if (!op->bundles || memcmp(seen, zeros, sizeof seen)) run_gemms(run, op->gemm, NULL, workspace);
 }

@@ -91,17 +91,13 @@ static void block_3x3(const struct ck_run *run, const struct ck_block *block,
   ck_dw_3x3_rows(run, block, &args, row_of_image, &image);
 }
 
-/* Whether each output of a block is made of one pixel of the image, by a kernel for that: the
- * groups of a vector begin within two vectors, since they have no more channels than they make, or
- * they are two that are made of pairs. */
+/* Whether each output of a block is made of one pixel of the image, by a kernel for that. */
 static bool reads_single_pixels(const struct ck_run *run, const struct ck_block *block) {
   const ck_window *w = &run->op->conv.window;
   const ck_image *image = &run->image;
   const int64_t top = block->y * w->stride_h - image->pad_top;
   const int64_t left = block->x * w->stride_w - image->pad_left;
-  const bool near = run->group_in <= run->group_out ||
-                    ck_makes_pairs(run->op->kernels, run->group_in, run->group_out);
-  return w->kernel_h == 1 && w->kernel_w == 1 && near && top >= 0 && left >= 0 &&
+  return w->kernel_h == 1 && w->kernel_w == 1 && top >= 0 && left >= 0 &&
          top + (block->rows - 1) * w->stride_h < image->height &&
          left + (block->cols - 1) * w->stride_w < image->width;
 }
@@ -111,6 +107,8 @@ static void block_1x1(const struct ck_run *run, const struct ck_block *block,
   const struct ck_op *op = run->op;
   const ck_window *w = &op->conv.window;
   const int64_t left = block->x * w->stride_w - run->image.pad_left;
+  const bool joined = w->stride_h == 1 && w->stride_w == 1 && block->cols == run->image.width;
+  const int64_t lines = joined ? 1 : block->rows; /* of pixels that follow each other */
   struct ck_dw_pixel_args args = {
       .src_step = w->stride_w * ck_x_step(run),
       .weights = op->dw.data,
@@ -118,7 +116,7 @@ static void block_1x1(const struct ck_run *run, const struct ck_block *block,
       .out = target->out,
       .offset = target->offset,
       .out_step = target->out_step,
-      .pixels = block->cols,
+      .pixels = block->pixels / lines,
       .channel_begin = target->channel_begin,
       .channel_end = target->channel_end,
       .group_in = run->group_in,
@@ -126,7 +124,7 @@ static void block_1x1(const struct ck_run *run, const struct ck_block *block,
       .pairs = ck_makes_pairs(op->kernels, run->group_in, run->group_out),
       .low = target->activation->low,
       .high = target->activation->high};
-  for (int64_t r = 0; r < block->rows; ++r, args.offset += block->cols) {
+  for (int64_t r = 0; r < lines; ++r, args.offset += block->cols) {
     const int64_t y = (block->y + r) * w->stride_h - run->image.pad_top;
     args.src =
         ck_at(ck_image_row(run, block->image, y), left * ck_x_step(run), op->kernels->element);

@@ -216,7 +216,7 @@ static struct ck_ahead input_of_next(const struct ck_gemm *g, const struct ck_bl
 static struct ck_ahead panel_of_next(const struct ck_run *run) {
   const ck_op *next = run->next;
   if (!next || !next->gemms) return (struct ck_ahead){0};
-  const struct ck_gemm_weights *w = &next->gemm[0];
+  const struct ck_gemm_weights *w = next->bundles ? next->bundle : next->gemm;
   const int64_t columns = ck_min(w->panel_columns, w->columns);
   if (w->parts) return ahead_of(w->parts, columns * ck_parts_bytes(next->kernels, w->terms), 1);
   return ahead_of(w->data, w->terms * columns, next->kernels->element);
@@ -298,6 +298,7 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .terms = end - begin,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
+      .zero = g->zero,
   };
   struct ck_ahead later = {0};
   if (last) args.ahead[1] = input_after(g, block, next);
@@ -356,6 +357,7 @@ static void multiply_parts(const struct ck_gemm *g, const struct ck_block *block
       .fast = is_fast(g),
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
+      .zero = g->zero,
   };
   k->split_rows(&args);
   if (last) args.ahead[0] = input_after(g, block, next);

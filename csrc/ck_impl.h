@@ -75,6 +75,7 @@ struct ck_gemm_args {
   int rows;        /* 1 .. MR */
   int vectors;     /* 1 .. CK_GEMM_VECTORS */
   double low, high;
+  void *zero; /* L elements, of which one becomes NaN if a sum is infinite or NaN; or null */
   struct ck_ahead ahead[2]; /* weights, input; the kernel moves on in them */
 };
 
@@ -101,6 +102,7 @@ struct ck_parts_args {
   bool fast;            /* three products of parts, not six */
   bool underflow;       /* the answer of split_rows: some number was too small for three parts */
   double low, high;
+  void *zero;               /* as in ck_gemm_args */
   struct ck_ahead ahead[3]; /* what is brought near after b, in this order */
 };
 
@@ -350,6 +352,7 @@ struct ck_kernels {
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   bool gemm_halves; /* or MR x 3/2 L, at three quarters of the time of one of 2 L */
+  bool masks;       /* a vector of which few lanes are used costs no more than a full one */
   int dw_rows;      /* output rows that a 3x3 kernel makes at once; a power of two */
   int part_rows;    /* where numbers are multiplied in parts: rows that go together, */
   int part_terms;   /* and terms, */
@@ -405,6 +408,8 @@ bool ck_parts_pay(const struct ck_kernels *k, int64_t terms, int64_t columns);
 /* Bytes in parts: of one row or column, and where the panel begins whose first column this is. */
 int64_t ck_parts_bytes(const struct ck_kernels *k, int64_t terms);
 int64_t ck_parts_at(const struct ck_kernels *k, const struct ck_gemm_weights *w, int64_t column);
+/* The time of one term of one pixel, in FMAs of a vector. */
+double ck_columns_time(const struct ck_kernels *k, int64_t columns);
 /* Columns of all panels, padding included. */
 int64_t ck_panels_width(const struct ck_kernels *k, const struct ck_gemm_weights *w);
 /* The element at which the panel begins whose first column this is. */
@@ -412,6 +417,7 @@ int64_t ck_panel_at(const struct ck_kernels *k, const struct ck_gemm_weights *w,
 /* Some columns, from the first of a panel on. */
 struct ck_gemm_weights ck_gemm_columns(const struct ck_kernels *k, const struct ck_gemm_weights *w,
                                        struct ck_span columns);
+ck_status ck_alloc_gemms(int64_t count, struct ck_gemm_weights **gemms, int64_t *allocated);
 void *ck_alloc(size_t bytes); /* aligned, zeroed; null on failure or 0 bytes */
 void ck_free(void *p);
 void *ck_alloc_pages(size_t bytes); /* for free(): of huge pages where it is large; not zeroed */
@@ -439,6 +445,8 @@ struct ck_op {
   struct ck_dw_weights column;  /* spatial: kernel_h x 1, the step before dw */
   struct ck_gemm_weights *gemm; /* conv2d, deform: one per group; separable: one */
   int64_t gemms;
+  struct ck_gemm_weights *bundle; /* conv2d: several groups each, see ck_bundles.c; or null */
+  int64_t bundles;
   struct ck_gemm_weights planes; /* separable in NCHW: gemm once more, for planes; or no data */
   void *zeros;                   /* deform: a pixel of one group's channels */
 };
@@ -549,6 +557,7 @@ struct ck_gemm {
   void *y;                  /* at this GEMM's first column */
   int64_t y_step; /* elements from one pixel to the next; NCHW: from one channel to the next */
   ck_activation activation;
+  void *zero; /* see ck_gemm_args */
 };
 
 void ck_gemm_run(const struct ck_gemm *g, void *workspace);
@@ -703,6 +712,8 @@ void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
+/* ck_bundles.c: the weights of an operation once more, in bundles, if these are faster. */
+ck_status ck_pack_bundles(ck_op *op, const ck_weights *w, const void *bias);
 /* Whether two groups of a 1x1 are made together of pairs of elements, see dwconv1x1.tpl.h; of fewer
  * terms a GEMM for each is faster. */
 CK_INLINE bool ck_makes_pairs(const struct ck_kernels *k, int64_t group_in, int64_t group_out) {

@@ -27,6 +27,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .gemm_rows = VF_GEMM_ROWS,
     .gemm_vectors = PARTS_TILES,
     .gemm_halves = VF_HAS_HALVES,
+    .masks = VF_HAS_MASK,
     .dw_rows = VF_DW_ROWS,
     .part_rows = VT_ROWS,
     .part_terms = PARTS_TERMS,

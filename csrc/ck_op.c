@@ -142,12 +142,12 @@ static ck_status op_new(enum ck_op_kind kind, const ck_conv *conv, ck_op **out) 
   return CK_OK;
 }
 
-static ck_status alloc_gemms(ck_op *op, int64_t count) {
+ck_status ck_alloc_gemms(int64_t count, struct ck_gemm_weights **gemms, int64_t *allocated) {
   int64_t bytes;
-  if (!ck_mul(count, (int64_t)sizeof *op->gemm, &bytes)) return CK_E_OVERFLOW;
-  op->gemm = ck_alloc((size_t)bytes);
-  op->gemms = op->gemm ? count : 0;
-  return op->gemm ? CK_OK : CK_E_NOMEM;
+  if (!ck_mul(count, (int64_t)sizeof **gemms, &bytes)) return CK_E_OVERFLOW;
+  *gemms = ck_alloc((size_t)bytes);
+  *allocated = *gemms ? count : 0;
+  return *gemms ? CK_OK : CK_E_NOMEM;
 }
 
 static void free_gemm(struct ck_gemm_weights *w) {
@@ -160,8 +160,10 @@ static void free_gemm(struct ck_gemm_weights *w) {
 void ck_op_destroy(ck_op *op) {
   if (!op) return;
   for (int64_t g = 0; g < op->gemms; ++g) free_gemm(&op->gemm[g]);
+  for (int64_t i = 0; i < op->bundles; ++i) free_gemm(&op->bundle[i]);
   free_gemm(&op->planes);
   ck_free(op->gemm);
+  ck_free(op->bundle);
   ck_free(op->dw.data);
   ck_free(op->dw.bias);
   ck_free(op->zeros);
@@ -220,17 +222,18 @@ static bool planes_pay(const ck_conv *conv) {
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
  * them no longer stays near; and a group of one vector that reads few channels is faster so than as
- * a GEMM of few terms. For a pointwise convolution a GEMM is faster unless most of its lanes idle,
- * or half of them and there are few terms, or pairs; lanes that are pixels never do. */
+ * a GEMM of few terms. For a pointwise convolution GEMMs of bundles are faster, unless groups have
+ * few terms, or make pairs; and lanes that are pixels never idle. */
+enum { FEW_TERMS = 4 };
+
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
   const int64_t lanes = op->kernels->lanes;
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
   if (conv->groups == 1) return false;
   if (is_pointwise(conv))
-    return conv->layout == CK_NHWC && (2 * out < lanes ? in <= 2 * lanes
-                                                       : ck_makes_pairs(op->kernels, in, out) ||
-                                                             (2 * out == lanes && in <= 4));
+    return conv->layout == CK_NHWC && ((2 * out < lanes && in <= ck_min(out, FEW_TERMS)) ||
+                                       ck_makes_pairs(op->kernels, in, out));
   return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && in <= 2 * lanes;
 }
 
@@ -253,14 +256,15 @@ static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, c
   const int element = op->kernels->element;
   const int64_t channels = conv->in_channels / conv->groups;
   const int64_t columns = conv->out_channels / conv->groups;
-  ck_status status = alloc_gemms(op, conv->groups);
+  ck_status status = ck_alloc_gemms(conv->groups, &op->gemm, &op->gemms);
   for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
     ck_weights group = *w;
     group.data = ck_at(w->data, g * columns * w->stride[3], element);
     status = ck_pack_gemm(op->kernels, layout, &conv->window, channels, columns, &group,
                           bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
-  return status;
+  const bool bundles = conv->layout == CK_NHWC && op->kind == CK_OP_CONV2D && is_pointwise(conv);
+  return status == CK_OK && bundles ? ck_pack_bundles(op, w, bias) : status;
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
@@ -306,7 +310,7 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
   ck_op *op = NULL;
   ck_status status = op_new(CK_OP_SEPARABLE, conv, &op);
   if (status == CK_OK) status = pack_depthwise(op, dw, dw_bias);
-  if (status == CK_OK) status = alloc_gemms(op, 1);
+  if (status == CK_OK) status = ck_alloc_gemms(1, &op->gemm, &op->gemms);
   if (status == CK_OK)
     status = ck_pack_gemm(op->kernels, CK_NHWC, &one, op->dw.channels, conv->out_channels, pw, bias,
                           op->gemm);
@@ -363,8 +367,9 @@ struct driver {
   int64_t unit; /* see ck_run_unit */
 };
 
-/* Whole groups, or panels of one; planes' tiles are of several heights. */
+/* Whole bundles or groups, or panels of one; planes' tiles are of several heights. */
 static int64_t columns_unit(const struct ck_op *op) {
+  if (op->bundles) return op->bundle->columns;
   if (op->gemms > 1) return op->gemm->columns;
   return op->gemms == 1 && op->gemm->layout == CK_NHWC ? op->gemm->panel_columns : 0;
 }

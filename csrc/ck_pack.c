@@ -41,6 +41,12 @@ static int64_t panels_time(const struct ck_kernels *k, int64_t columns, int64_t 
   return columns / panel * (2 * panel / k->lanes) + last;
 }
 
+double ck_columns_time(const struct ck_kernels *k, int64_t columns) {
+  const int64_t panel = (int64_t)k->gemm_vectors * k->lanes;
+  if (!k->gemm_halves) return (double)ck_ceil_div(columns, k->lanes);
+  return (double)panels_time(k, columns, panel) / 2;
+}
+
 /* Two vectors; or one and a half, as for 40 columns, which are 24 and 16. */
 static int64_t panel_columns(const struct ck_kernels *k, ck_layout layout, int64_t terms,
                              int64_t columns) {

@@ -243,6 +243,20 @@ class Call:
         return replace(self, options={**self.options, **options})
 
 
+# Groups, terms and outputs of each, of pointwise convolutions that go in bundles: alone in one, or
+# with a last that is smaller; of vectors that are full or not; over more than one panel.
+BUNDLES = [
+    (2, 5, 4),
+    (3, 8, 2),
+    (4, 6, 12),
+    (5, 12, 3),
+    (9, 2, 1),
+    (17, 4, 2),
+    (7, 3, 6),
+    (3, 4, 16),
+]
+
+
 def call(
     op,
     x,

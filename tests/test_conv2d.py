@@ -1,9 +1,11 @@
 """conv2d against the oracle, at the edges of shapes and windows."""
 
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
-from cases import CHANNELS, call, channels_id, check
+from cases import BUNDLES, CHANNELS, call, channels_id, check
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -144,6 +146,25 @@ def test_pointwise_groups_of_half_a_vector(groups, outputs, layout, data):
         made |= {"layout": layout, "residual": True, "activation": "relu6"}
         for size in ((1, 1), (3, 7)):
             check(call("conv2d", (2, *size, groups * terms), **made))
+
+
+@pytest.mark.parametrize(("groups", "terms", "outputs"), BUNDLES)
+def test_pointwise_groups_in_bundles(groups, terms, outputs, data):
+    """Every group has the bits that it has alone."""
+    made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": data}
+    for stride, padding in ((1, 0), (2, 0), (1, 1)):
+        all_groups = call(
+            "conv2d", (2, 9, 7, groups * terms), stride=stride, padding=padding, **made
+        )
+        check(all_groups)
+        y, (w,), (bias,) = all_groups.run(), all_groups.weights, all_groups.biases
+        for g in range(groups):
+            some = slice(g * outputs, (g + 1) * outputs)
+            x = all_groups.x[..., g * terms : (g + 1) * terms]
+            alone = replace(all_groups, x=x, weights=(w[..., some],), biases=(bias[some],)).with_(
+                groups=1
+            )
+            np.testing.assert_array_equal(y[..., some], alone.run())
 
 
 @pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)

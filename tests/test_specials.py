@@ -9,7 +9,7 @@ from itertools import cycle, product
 import numpy as np
 import pooling
 import pytest
-from cases import EXAMPLES, ISAS, call, example, images_nchw, nchw, using
+from cases import BUNDLES, EXAMPLES, ISAS, call, example, images_nchw, nchw, using
 
 SPECIALS = [np.nan, np.inf, -np.inf]
 
@@ -45,6 +45,16 @@ def test_pixels_that_share_a_vector(outputs, special):
     """Half a vector of outputs beside a whole one: of 8 lanes, of 16."""
     made = call("pointwise_conv2d", (1, 3, 5, 4), outputs=outputs, data="integers")
     made = replace(made, x=one_spot_per_image(made.x[0], special))
+    check_both_layouts(made, nchw(made))
+
+
+@pytest.mark.parametrize("special", SPECIALS, ids=str)
+@pytest.mark.parametrize(("groups", "terms", "outputs"), BUNDLES)
+def test_pixels_of_groups_in_bundles(groups, terms, outputs, special):
+    made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": "integers"}
+    made = call("conv2d", (1, 1, 3, groups * terms), residual=True, activation="relu6", **made)
+    x = one_spot_per_image(made.x[0], special)
+    made = replace(made, x=x).with_(residual=np.repeat(made.options["residual"], len(x), axis=0))
     check_both_layouts(made, nchw(made))
 
 

@@ -32,6 +32,7 @@ const struct ck_kernels CK_FN(kernels) = {
     .gemm_rows = VF_GEMM_ROWS,
     .gemm_vectors = GEMM_MAX_VECTORS,
     .gemm_halves = VF_HAS_HALVES,
+    .masks = VF_HAS_MASK,
     .dw_rows = VF_DW_ROWS,
 #define CK_KERNEL(name, args) .name = CK_FN(name),
 #define CK_PARTS_KERNEL(name, args) .name = NULL,

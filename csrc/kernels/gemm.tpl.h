@@ -83,6 +83,21 @@ CK_INLINE void gemm_terms(struct gemm_walk *walk, vf (*sum)[GEMM_MAX_VECTORS], c
   } while (b < end);
 }
 
+/* Look at sums; four chains of them do not wait for each other. */
+CK_INLINE void gemm_look(void *to, vf (*sum)[GEMM_MAX_VECTORS], const int rows, const int vectors) {
+  enum { CHAINS = 4 };
+  vf zero[CHAINS] = {vf_load(to), vf_zero(), vf_zero(), vf_zero()};
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i) {
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j) {
+      const int chain = (i * vectors + j) % CHAINS;
+      zero[chain] = vf_fma(sum[i][j], vf_zero(), zero[chain]);
+    }
+  }
+  vf_store(to, vf_add(vf_add(zero[0], zero[1]), vf_add(zero[2], zero[3])));
+}
+
 CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bool full,
                          const int rows, const int vectors) {
   const real *b = g->b;
@@ -131,6 +146,7 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
     gemm_next_run(&walk, next, rows);
   }
 
+  if (g->zero) gemm_look(g->zero, sum, rows, vectors);
   if (at->residual) {
     const real *residual = at->residual;
     CK_UNROLL

@@ -44,8 +44,18 @@ CK_INLINE void gemm_halves_begin(const struct ck_gemm_args *g, const real *c, co
   }
 }
 
+CK_INLINE void gemm_halves_look(void *to, const struct gemm_halves *sum, const int rows) {
+  vf one = vf_load(to), two = vf_zero();
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i) one = vf_fma(sum->one[i], vf_zero(), one);
+  CK_UNROLL
+  for (int i = 0; i < rows; i += 2) two = vf_fma(sum->two[i / 2], vf_zero(), two);
+  vf_store(to, vf_add(one, two));
+}
+
 CK_INLINE void gemm_halves_end(const struct ck_gemm_args *g, struct gemm_place *at, const int rows,
                                vf_tail tail, struct gemm_halves *sum) {
+  if (g->zero) gemm_halves_look(g->zero, sum, rows);
   if (at->residual) {
     CK_UNROLL
     for (int i = 0; i < rows; i += 2) {

@@ -383,7 +383,9 @@ CK_INLINE bool parts_continue(const struct ck_parts_args *p) { return !p->bias &
  * before, since they cannot leave twice. */
 static void parts_finish(const struct ck_parts_args *p, struct parts_out *out) {
   parts_put_rows(p, out, out->rows);
-  if (vt_no_nan(out->zero) || parts_continue(p)) return;
+  if (vt_no_nan(out->zero)) return;
+  if (p->zero) vf_store(p->zero, out->zero);
+  if (parts_continue(p)) return;
   parts_again(p, out);
   out->done = 0;
   parts_put_rows(p, out, out->rows);
