@@ -222,8 +222,8 @@ static bool planes_pay(const ck_conv *conv) {
 
 /* Groups of at most half a vector share one, unless they read so many channels that a window of
  * them no longer stays near; and a group of one vector that reads few channels is faster so than as
- * a GEMM of few terms. For a pointwise convolution GEMMs of bundles are faster, unless groups have
- * few terms, or make pairs; and lanes that are pixels never idle. */
+ * a GEMM of few terms. For a pointwise convolution GEMMs of bundles are faster, unless groups are
+ * many that have few terms, or make pairs; and lanes that are pixels never idle. */
 enum { FEW_TERMS = 4 };
 
 static bool groups_share(const ck_op *op) {
@@ -232,8 +232,9 @@ static bool groups_share(const ck_op *op) {
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
   if (conv->groups == 1) return false;
   if (is_pointwise(conv))
-    return conv->layout == CK_NHWC && ((2 * out < lanes && in <= ck_min(out, FEW_TERMS)) ||
-                                       ck_makes_pairs(op->kernels, in, out));
+    return conv->layout == CK_NHWC &&
+           ((2 * out < lanes && in <= ck_min(out, ck_min(conv->groups, FEW_TERMS))) ||
+            ck_makes_pairs(op->kernels, in, out));
   return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && in <= 2 * lanes;
 }
 
