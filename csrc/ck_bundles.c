@@ -9,66 +9,93 @@
 
 #include "ck_impl.h"
 
-/* The time of one pixel, in FMAs of a vector: what its sums take beside those, for each vector and
- * each GEMM, and where the last vector is not full and there are no masks (fitted to 202 problems,
- * 8 to 128 channels, 28x28, on a Xeon with AVX-512 and with AVX2; the choice is within a hundredth
- * of the best on average). */
+/* Times are in FMAs of a vector, fitted to measurements on a Xeon with AVX-512 and with AVX2: 202
+ * pointwise problems of 8 to 128 channels, 28x28, of which the choice is within a hundredth of the
+ * best on average.
+ *
+ * One pixel: what its sums take beside the terms, for each vector and each GEMM, and where the last
+ * vector is not full and there are no masks. */
 enum { VECTOR_TIME = 4, GEMM_TIME = 10, RAGGED_TIME = 23 };
 
-static double gemm_time(const struct ck_kernels *k, int64_t terms, int64_t columns) {
+static double time_of_pixel(const struct ck_kernels *k, int64_t terms, int64_t columns) {
   const double vectors = (double)ck_ceil_div(columns, k->lanes);
   const double ragged = !k->masks && columns % k->lanes ? RAGGED_TIME : 0;
   return (double)terms * ck_columns_time(k, columns) + vectors * VECTOR_TIME + GEMM_TIME + ragged;
 }
 
-/* Of all groups, so many together. */
-static double bundles_time(const ck_op *op, int64_t together) {
-  const ck_conv *conv = &op->conv;
-  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  const int64_t rest = conv->groups % together;
-  const double last = rest ? gemm_time(op->kernels, rest * in, rest * out) : 0;
-  const double each = gemm_time(op->kernels, together * in, together * out);
-  return (double)(conv->groups / together) * each + last;
+/* NCHW: some vectors of pixels, for which the microkernel is called tile by tile. */
+enum { CALL_TIME = 100 };
+
+static double time_of_vectors(const struct ck_kernels *k, int64_t terms, int64_t columns) {
+  const double tiles = (double)ck_ceil_div(columns, k->gemm_rows);
+  return (double)terms * (double)columns * k->gemm_vectors + tiles * CALL_TIME;
 }
 
-/* So many groups as there are lanes fill vectors, whatever they make. */
-static int64_t groups_together(const ck_op *op) {
+static double gemm_time(const ck_op *op, ck_layout layout, int64_t groups) {
+  const ck_conv *conv = &op->conv;
+  const int64_t taps = conv->window.kernel_h * conv->window.kernel_w;
+  const int64_t terms = groups * (conv->in_channels / conv->groups) * taps;
+  const int64_t columns = groups * (conv->out_channels / conv->groups);
+  return layout == CK_NCHW ? time_of_vectors(op->kernels, terms, columns)
+                           : time_of_pixel(op->kernels, terms, columns);
+}
+
+/* Of all groups, so many together. */
+static double bundles_time(const ck_op *op, ck_layout layout, int64_t together) {
+  const int64_t groups = op->conv.groups, rest = groups % together;
+  const double last = rest ? gemm_time(op, layout, rest) : 0;
+  return (double)(groups / together) * gemm_time(op, layout, together) + last;
+}
+
+/* So many groups as there are lanes fill vectors, whatever they make. To gain less than this is
+ * none: weights of larger bundles leave L1, and kernel rows become too long for a copy of rows. */
+#define LEAST_GAIN 1.03
+
+static int64_t groups_together(const ck_op *op, ck_layout layout) {
   int64_t best = 1;
   for (int64_t n = 2; n <= ck_min(op->kernels->lanes, op->conv.groups); ++n)
-    if (bundles_time(op, n) < bundles_time(op, best)) best = n;
+    if (bundles_time(op, layout, n) * LEAST_GAIN < bundles_time(op, layout, best)) best = n;
   return best;
 }
 
 /* `w` and `bias` are those of the first of some groups. */
-static ck_status pack_bundle(const ck_op *op, int64_t groups, const ck_weights *w, const void *bias,
-                             struct ck_gemm_weights *packed) {
+static ck_status pack_bundle(const ck_op *op, ck_layout layout, int64_t groups, const ck_weights *w,
+                             const void *bias, struct ck_gemm_weights *packed) {
   const ck_conv *conv = &op->conv;
-  const int element = op->kernels->element;
+  const int64_t kernel_h = conv->window.kernel_h, kernel_w = conv->window.kernel_w;
   const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
-  const int64_t terms = groups * in, columns = groups * out;
-  const ck_weights seen = {calloc((size_t)(terms * columns), (size_t)element), {0, 0, columns, 1}};
+  const int64_t channels = groups * in, columns = groups * out, tap = channels * columns;
+  const int element = op->kernels->element;
+  const ck_weights seen = {calloc((size_t)(kernel_h * kernel_w * tap), (size_t)element),
+                           {kernel_w * tap, tap, columns, 1}};
   if (!seen.data) return CK_E_NOMEM;
-  for (int64_t c = 0; c < terms; ++c)
-    for (int64_t n = c / in * out; n < (c / in + 1) * out; ++n)
-      memcpy((char *)seen.data + (c * columns + n) * element,
-             ck_at(w->data, c % in * w->stride[2] + n * w->stride[3], element), (size_t)element);
+  for (int64_t ky = 0; ky < kernel_h; ++ky)
+    for (int64_t kx = 0; kx < kernel_w; ++kx)
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t n = c / in * out; n < (c / in + 1) * out; ++n)
+          memcpy((char *)seen.data + ((ky * kernel_w + kx) * tap + c * columns + n) * element,
+                 ck_at(w->data,
+                       ky * w->stride[0] + kx * w->stride[1] + c % in * w->stride[2] +
+                           n * w->stride[3],
+                       element),
+                 (size_t)element);
   const ck_status status =
-      ck_pack_gemm(op->kernels, CK_NHWC, &conv->window, terms, columns, &seen, bias, packed);
+      ck_pack_gemm(op->kernels, layout, &conv->window, channels, columns, &seen, bias, packed);
   free((void *)seen.data);
   return status;
 }
 
-ck_status ck_pack_bundles(ck_op *op, const ck_weights *w, const void *bias) {
+ck_status ck_pack_bundles(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias) {
   const ck_conv *conv = &op->conv;
   const int element = op->kernels->element;
-  const int64_t together = groups_together(op), out = conv->out_channels / conv->groups;
+  const int64_t together = groups_together(op, layout), out = conv->out_channels / conv->groups;
   if (together == 1) return CK_OK;
   ck_status status = ck_alloc_gemms(ck_ceil_div(conv->groups, together), &op->bundle, &op->bundles);
   for (int64_t i = 0; status == CK_OK && i < op->bundles; ++i) {
     const int64_t first = i * together, column = first * out;
     ck_weights some = *w;
     some.data = ck_at(w->data, column * w->stride[3], element);
-    status = pack_bundle(op, ck_min(together, conv->groups - first), &some,
+    status = pack_bundle(op, layout, ck_min(together, conv->groups - first), &some,
                          bias ? ck_at(bias, column, element) : NULL, &op->bundle[i]);
   }
   return status;

@@ -133,7 +133,7 @@ static int64_t lanes_of(const struct ck_kernels *k, int64_t pixels) {
          (rest ? ck_round_up(rest, rest <= k->lanes ? k->lanes : group_pixels(k)) : 0);
 }
 
-/* NCHW: blocks of so many rows that the fewest lanes idle. */
+/* NCHW: blocks of so many rows that the fewest lanes idle; no blocks have fewer than one of all. */
 static struct ck_blocking planar_blocking(const struct ck_gemm *g, int64_t pixels) {
   const struct ck_run *run = g->run;
   struct ck_blocking b = {.batch = run->image.batch,
@@ -141,8 +141,9 @@ static struct ck_blocking planar_blocking(const struct ck_gemm *g, int64_t pixel
                           .out_w = run->out_w,
                           .rows = 1,
                           .cols = ck_min(run->out_w, pixels)};
-  int64_t fewest = INT64_MAX;
-  for (int64_t rows = ck_min(run->out_h, pixels / b.cols); rows > 0 && b.cols == b.out_w; --rows) {
+  const int64_t least = lanes_of(g->kernels, run->out_h * b.cols);
+  int64_t fewest = INT64_MAX, rows = b.cols == b.out_w ? ck_min(run->out_h, pixels / b.cols) : 0;
+  for (; rows > 0 && fewest > least; --rows) {
     const int64_t lanes = run->out_h / rows * lanes_of(g->kernels, rows * b.cols) +
                           lanes_of(g->kernels, run->out_h % rows * b.cols);
     if (lanes >= fewest) continue;
@@ -395,6 +396,7 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
       .tiles = 1,
       .low = last ? g->activation.low : -INFINITY,
       .high = last ? g->activation.high : INFINITY,
+      .zero = g->zero,
   };
 
   for (int64_t t = 0, channel = 0; t < deal.tiles; channel += args.rows, ++t) {
@@ -456,7 +458,8 @@ static void multiply_planar_parts(const struct ck_gemm *g, const struct ck_block
       .planar = true,
       .fast = is_fast(g),
       .low = last ? g->activation.low : -INFINITY,
-      .high = last ? g->activation.high : INFINITY});
+      .high = last ? g->activation.high : INFINITY,
+      .zero = g->zero});
   if (last && g->activation.kind != CK_ACT_CLAMP)
     k->activate(&(struct ck_act_args){y, w->columns, block->pixels, g->y_step, g->activation.kind});
 }

@@ -713,7 +713,7 @@ int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
 /* ck_bundles.c: the weights of an operation once more, in bundles, if these are faster. */
-ck_status ck_pack_bundles(ck_op *op, const ck_weights *w, const void *bias);
+ck_status ck_pack_bundles(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias);
 /* Whether two groups of a 1x1 are made together of pairs of elements, see dwconv1x1.tpl.h; of fewer
  * terms a GEMM for each is faster. */
 CK_INLINE bool ck_makes_pairs(const struct ck_kernels *k, int64_t group_in, int64_t group_out) {

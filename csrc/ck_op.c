@@ -220,11 +220,22 @@ static bool planes_pay(const ck_conv *conv) {
          are_few(conv->in_channels / conv->groups, conv->out_channels / conv->groups);
 }
 
-/* Groups of at most half a vector share one, unless they read so many channels that a window of
- * them no longer stays near; and a group of one vector that reads few channels is faster so than as
- * a GEMM of few terms. For a pointwise convolution GEMMs of bundles are faster, unless groups are
- * many that have few terms, or make pairs; and lanes that are pixels never idle. */
-enum { FEW_TERMS = 4 };
+/* Whether groups share vectors, of staged windows, of which a vector of output reads one for each
+ * channel of a group: those of at most half a vector, as long as staging these, from which it is
+ * multiplied by so many weights, takes less than a GEMM of a bundle, whose FMAs are wider (measured
+ * at stride 1 and 2, with vectors of 4, 8 and 16, of 2 to 32 channels); and one of a whole vector
+ * that reads few channels. For a pointwise convolution there is nothing to stage, and bundles are
+ * faster unless groups are many that have few terms, or make pairs; but not where lanes are pixels,
+ * which never idle. */
+enum { FEW_TERMS = 4, STAGED_TIME = 3, MULTIPLIED_TIME = 32 };
+
+static bool staging_pays(const ck_op *op, int64_t in, int64_t out) {
+  const ck_window *w = &op->conv.window;
+  const int64_t lanes = op->kernels->lanes, groups = ck_min(op->conv.groups, lanes / out);
+  const double staged = (double)in * (double)w->stride_h * (double)w->stride_w * (double)lanes;
+  const double taps = (double)w->kernel_h * (double)w->kernel_w;
+  return staged * STAGED_TIME <= taps * (double)groups * MULTIPLIED_TIME;
+}
 
 static bool groups_share(const ck_op *op) {
   const ck_conv *conv = &op->conv;
@@ -235,7 +246,7 @@ static bool groups_share(const ck_op *op) {
     return conv->layout == CK_NHWC &&
            ((2 * out < lanes && in <= ck_min(out, ck_min(conv->groups, FEW_TERMS))) ||
             ck_makes_pairs(op->kernels, in, out));
-  return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && in <= 2 * lanes;
+  return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && staging_pays(op, in, out);
 }
 
 static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
@@ -264,8 +275,8 @@ static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, c
     status = ck_pack_gemm(op->kernels, layout, &conv->window, channels, columns, &group,
                           bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
   }
-  const bool bundles = conv->layout == CK_NHWC && op->kind == CK_OP_CONV2D && is_pointwise(conv);
-  return status == CK_OK && bundles ? ck_pack_bundles(op, w, bias) : status;
+  const bool bundles = status == CK_OK && op->kind == CK_OP_CONV2D;
+  return bundles ? ck_pack_bundles(op, layout, w, bias) : status;
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cases import BUNDLES, CHANNELS, call, channels_id, check
+from cases import BUNDLES, CHANNELS, call, channels_id, check, nchw
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -148,23 +148,41 @@ def test_pointwise_groups_of_half_a_vector(groups, outputs, layout, data):
             check(call("conv2d", (2, *size, groups * terms), **made))
 
 
+def one_group(made, groups, g):
+    """Cut group g out of an NHWC call without a residual."""
+    (w,), (bias,) = made.weights, made.biases
+    terms, outputs = w.shape[2], w.shape[3] // groups
+    some = slice(g * outputs, (g + 1) * outputs)
+    x = made.x[..., g * terms : (g + 1) * terms]
+    return replace(made, x=x, weights=(w[..., some],), biases=(bias[some],)).with_(groups=1)
+
+
 @pytest.mark.parametrize(("groups", "terms", "outputs"), BUNDLES)
 def test_pointwise_groups_in_bundles(groups, terms, outputs, data):
     """Every group has the bits that it has alone."""
     made = {"groups": groups, "outputs": groups * outputs, "kernel": (1, 1), "data": data}
     for stride, padding in ((1, 0), (2, 0), (1, 1)):
-        all_groups = call(
-            "conv2d", (2, 9, 7, groups * terms), stride=stride, padding=padding, **made
-        )
-        check(all_groups)
-        y, (w,), (bias,) = all_groups.run(), all_groups.weights, all_groups.biases
-        for g in range(groups):
-            some = slice(g * outputs, (g + 1) * outputs)
-            x = all_groups.x[..., g * terms : (g + 1) * terms]
-            alone = replace(all_groups, x=x, weights=(w[..., some],), biases=(bias[some],)).with_(
-                groups=1
-            )
-            np.testing.assert_array_equal(y[..., some], alone.run())
+        made |= {"stride": stride, "padding": padding}
+        pixels = call("conv2d", (2, 9, 7, groups * terms), **made)
+        planes = nchw(pixels)
+        check(pixels)
+        check(planes)
+        alone = [one_group(pixels, groups, g) for g in range(groups)]
+        want = np.concatenate([one.run() for one in alone], axis=-1)
+        np.testing.assert_array_equal(pixels.run(), want)
+        want = np.concatenate([nchw(one).run() for one in alone], axis=1)
+        np.testing.assert_array_equal(planes.run(), want)
+
+
+@pytest.mark.parametrize(
+    ("groups", "terms", "outputs"), [(2, 12, 3), (3, 16, 4), (5, 20, 2), (2, 33, 8)]
+)
+def test_groups_in_bundles(groups, terms, outputs, layout, data):
+    """So many channels that to stage their windows would take longer."""
+    made = {"groups": groups, "outputs": groups * outputs, "layout": layout, "data": data}
+    made |= {"padding": 1, "residual": True, "activation": "relu6"}
+    for stride in (1, 2):
+        check(call("conv2d", (2, 5, 9, groups * terms), stride=stride, **made))
 
 
 @pytest.mark.parametrize("activation", [None, "relu6", "silu"], ids=str)

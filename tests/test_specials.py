@@ -59,6 +59,14 @@ def test_pixels_of_groups_in_bundles(groups, terms, outputs, special):
 
 
 @pytest.mark.parametrize("special", SPECIALS, ids=str)
+def test_windows_of_groups_in_bundles(special):
+    made = {"groups": 2, "outputs": 6, "padding": 1, "stride": 2, "data": "integers"}
+    made = call("conv2d", (1, 3, 3, 2 * 16), **made)
+    made = replace(made, x=one_spot_per_image(made.x[0], special))
+    check_both_layouts(made, nchw(made))
+
+
+@pytest.mark.parametrize("special", SPECIALS, ids=str)
 @pytest.mark.parametrize("name", pooling.EXAMPLES)
 def test_pixels_of_pooling(name, special):
     made = pooling.example(name, data="integers")

@@ -83,19 +83,35 @@ CK_INLINE void gemm_terms(struct gemm_walk *walk, vf (*sum)[GEMM_MAX_VECTORS], c
   } while (b < end);
 }
 
-/* Look at sums; four chains of them do not wait for each other. */
-CK_INLINE void gemm_look(void *to, vf (*sum)[GEMM_MAX_VECTORS], const int rows, const int vectors) {
-  enum { CHAINS = 4 };
-  vf zero[CHAINS] = {vf_load(to), vf_zero(), vf_zero(), vf_zero()};
+/* Look at sums of every step-th row, in as many chains, that do not wait for each other, as there
+ * are registers for; without FMAs a product takes one. */
+CK_INLINE void gemm_look_at(void *to, vf (*sum)[GEMM_MAX_VECTORS], const int rows,
+                            const int vectors, const int step) {
+  enum { CHAINS = VF_REGISTERS >= 32 ? 4 : VF_HAS_FMA ? 2 : 1 };
+  vf zero[CHAINS] = {vf_load(to)};
   CK_UNROLL
-  for (int i = 0; i < rows; ++i) {
+  for (int i = 1; i < CHAINS; ++i) zero[i] = vf_zero();
+  CK_UNROLL
+  for (int i = 0; i < rows; i += step) {
     CK_UNROLL
     for (int j = 0; j < vectors; ++j) {
       const int chain = (i * vectors + j) % CHAINS;
       zero[chain] = vf_fma(sum[i][j], vf_zero(), zero[chain]);
     }
   }
-  vf_store(to, vf_add(vf_add(zero[0], zero[1]), vf_add(zero[2], zero[3])));
+  CK_UNROLL
+  for (int i = 1; i < CHAINS; ++i) zero[0] = vf_add(zero[0], zero[i]);
+  vf_store(to, zero[0]);
+}
+
+/* Where rows are channels a pixel that is not finite shows in all of its tile, but those of its own
+ * group: in the first row or the last, or in another tile. */
+CK_INLINE void gemm_look(const struct ck_gemm_args *g, vf (*sum)[GEMM_MAX_VECTORS], const int rows,
+                         const int vectors) {
+  if (g->row_bias)
+    gemm_look_at(g->zero, sum, rows, vectors, rows > 1 ? rows - 1 : 1);
+  else
+    gemm_look_at(g->zero, sum, rows, vectors, 1);
 }
 
 CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bool full,
@@ -146,7 +162,7 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
     gemm_next_run(&walk, next, rows);
   }
 
-  if (g->zero) gemm_look(g->zero, sum, rows, vectors);
+  if (g->zero) gemm_look(g, sum, rows, vectors);
   if (at->residual) {
     const real *residual = at->residual;
     CK_UNROLL
