@@ -14,6 +14,17 @@
 /* ------------------------------------------------------------------------------- fills of the GEMM
  */
 
+/* How far the same piece of the next plane lies behind one, if that should be brought near: a short
+ * piece has been read before hardware notices that it is (separable of 56x56 with AVX-512 and AMX:
+ * 0.94 of the time; but a depthwise of 112x112, of which a piece has 24 KB, 1.12). */
+enum { SHORT_PIECE = 4096 }; /* bytes */
+
+static int64_t next_plane(const struct ck_run *run, int64_t channel, int64_t pixels) {
+  const ck_image *image = &run->image;
+  const bool is_short = pixels * run->op->kernels->element <= SHORT_PIECE;
+  return is_short && channel + 1 < image->channels ? image->width * image->height : 0;
+}
+
 static void put(const struct ck_kernels *k, const struct ck_panel *panel,
                 struct ck_planar_fill_args args) {
   args.panel = panel->data;
@@ -49,7 +60,7 @@ void ck_fill_planar(const void *context, const struct ck_block *block, int64_t b
   }
   for (int64_t term = begin; term < end; ++term) {
     zeros.term = pixels.term = term - begin;
-    pixels.ahead = term + 1 < end ? image->width * image->height : 0;
+    pixels.ahead = next_plane(run, f->first_channel + term, inside);
     if (inside < block->pixels) put(run->op->kernels, panel, zeros);
     if (inside == 0) continue;
     const void *row = ck_plane_row(run, block->image, f->first_channel + term,
@@ -217,21 +228,11 @@ static void begin_block(struct planar_dw *d, const struct ck_run *run, const str
   place_moves(d);
 }
 
-/* A short piece of a plane has been read before hardware notices that it is: then that of the next
- * plane is brought near (separable of 56x56, AVX-512 and AMX: 0.94 of the time; but a depthwise of
- * 112x112, of which a piece has 24 KB, 1.12). */
-enum { SHORT_PIECE = 4096 }; /* bytes */
-
-static int64_t next_plane(const struct planar_dw *d, int64_t channel) {
-  const ck_image *image = &d->run->image;
-  const int64_t bytes = d->s.rows * image->width * d->run->op->kernels->element;
-  const bool is_short = d->s.v.stride == 1 && d->s.h.stride == 1 && bytes <= SHORT_PIECE;
-  return is_short && channel + 1 < image->channels ? image->width * image->height : 0;
-}
-
 static void stage_channel(const struct planar_dw *d, int64_t channel) {
   const struct ck_run *run = d->run;
   const struct axis *v = &d->s.v, *h = &d->s.h;
+  const bool plain = v->stride == 1 && h->stride == 1; /* a piece is one run of memory */
+  const int64_t pixels = d->s.rows * run->image.width;
   run->op->kernels->planar_copy(
       &(struct ck_planar_copy_args){.to = d->staged,
                                     .src = ck_plane_row(run, d->block->image, channel, 0),
@@ -240,7 +241,7 @@ static void stage_channel(const struct planar_dw *d, int64_t channel) {
                                     .to_row = d->s.pitch,
                                     .src_row = v->stride * run->image.width,
                                     .step = h->stride,
-                                    .ahead = next_plane(d, channel)});
+                                    .ahead = plain ? next_plane(run, channel, pixels) : 0});
 }
 
 /* The weights of output channel o. */
