@@ -221,7 +221,8 @@ static bool planes_pay(const ck_conv *conv) {
 }
 
 /* Whether groups share vectors, of staged windows, of which a vector of output reads one for each
- * channel of a group: those of at most half a vector, as long as staging these, from which it is
+ * channel of a group. Those of at most half a vector do, and with dilation, where an im2col is made
+ * of short pieces, those of up to a whole one, as long as staging these, from which it is
  * multiplied by so many weights, takes less than a GEMM of a bundle, whose FMAs are wider (measured
  * at stride 1 and 2, with vectors of 4, 8 and 16, of 2 to 32 channels); and one of a whole vector
  * that reads few channels. For a pointwise convolution there is nothing to stage, and bundles are
@@ -246,7 +247,9 @@ static bool groups_share(const ck_op *op) {
     return conv->layout == CK_NHWC &&
            ((2 * out < lanes && in <= ck_min(out, ck_min(conv->groups, FEW_TERMS))) ||
             ck_makes_pairs(op->kernels, in, out));
-  return out == lanes ? in <= lanes / 4 : 2 * out <= lanes && staging_pays(op, in, out);
+  if (out == lanes && in <= lanes / 4) return true;
+  const int64_t most = conv->window.dilation_w > 1 ? lanes : lanes / 2;
+  return out <= most && staging_pays(op, in, out);
 }
 
 static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *bias) {
