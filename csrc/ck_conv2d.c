@@ -180,17 +180,19 @@ static struct ck_view rows_of(const struct ck_gemm *g) {
   const int64_t line = g->weights->terms / w->kernel_h, channels = line / w->kernel_w;
   const int64_t columns = run->image.width + run->image.pad_left + run->image.pad_right;
   const struct ck_view none = {0};
-  struct ck_view view = {.run = line};
-  int64_t pitch;
+  const bool dilated = w->dilation_w > 1 && w->kernel_w > 1;
+  struct ck_view view = {.run = dilated ? channels : line, .runs = dilated ? w->kernel_w : 0};
+  int64_t pitch, window;
   if (!ck_mul(columns, channels, &pitch) || !ck_mul(w->stride_w, channels, &view.row_step) ||
-      !ck_mul(w->stride_h, pitch, &view.line_step) || !ck_mul(w->dilation_h, pitch, &view.next))
+      !ck_mul(w->stride_h, pitch, &view.line_step) || !ck_mul(w->dilation_h, pitch, &window))
     return none;
+  view.next = dilated ? w->dilation_w * channels : window;
+  view.run_line = window - (w->kernel_w - 1) * view.next;
   const struct ck_blocking b = ck_gemm_blocking(g);
   const bool one_range = g->weights->terms <= ck_gemm_range(g);
   const bool fits = ck_rows_under(run, b.rows) <= b.rows * b.cols * g->weights->terms / pitch;
-  const bool shorter = b.cols < b.out_w || b.cols < g->kernels->gemm_rows;
-  const bool few =
-      line <= MOST_VECTORS * run->op->kernels->lanes && w->dilation_w == 1 && !ck_uses_parts(g);
+  const bool shorter = b.cols < b.out_w || 2 * b.cols < g->kernels->gemm_rows;
+  const bool few = line <= MOST_VECTORS * run->op->kernels->lanes && !ck_uses_parts(g);
   return few && fits && one_range && !shorter && !conflicts(run, view.row_step) ? view : none;
 }
 

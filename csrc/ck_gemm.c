@@ -295,6 +295,8 @@ static void multiply(const struct ck_gemm *g, const struct ck_block *block,
       .a_step = panel->row_step,
       .a_run = panel->run,
       .a_next = panel->next,
+      .a_runs = panel->runs,
+      .a_line = panel->run_line,
       .c_step = g->y_step,
       .terms = end - begin,
       .low = last ? g->activation.low : -INFINITY,
@@ -491,6 +493,8 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
     panel.row_step = view->row_step;
     panel.run = view->run;
     panel.next = view->next;
+    panel.runs = view->runs;
+    panel.run_line = view->run_line;
   } else if (planar(g)) {
     const int64_t rest = block->pixels % group; /* few pixels make a group of one vector */
     panel.group_step = group * cut->terms;

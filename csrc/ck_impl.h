@@ -65,10 +65,11 @@ struct ck_gemm_args {
   const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
-  int64_t c_step;        /* elements from one row of c to the next */
-  int64_t a_step;        /* elements from one row of a to the next */
-  int64_t a_run, a_next; /* terms that lie side by side; elements from there to the next such */
-  int64_t a_tile;        /* elements from one tile of a to the next */
+  int64_t c_step;         /* elements from one row of c to the next */
+  int64_t a_step;         /* elements from one row of a to the next */
+  int64_t a_run, a_next;  /* terms that lie side by side; elements from there to the next such */
+  int64_t a_runs, a_line; /* so many runs are a line, and so far from the next; or 0 */
+  int64_t a_tile;         /* elements from one tile of a to the next */
   int64_t tiles;
   int64_t terms;
   int64_t columns; /* of c; at most vectors * L */
@@ -528,6 +529,7 @@ struct ck_panel {
   int64_t tile_step;        /* from one tile to the next; 0: its rows are those after the last's */
   int64_t row_step;         /* from one row of a tile to the next */
   int64_t run, next;        /* terms that lie side by side; elements from there to the next such */
+  int64_t runs, run_line;   /* see ck_gemm_args */
   const int64_t *offset;    /* one entry per pixel of the block; not in NCHW */
   int64_t elements;         /* in use, from data on */
   int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
@@ -541,6 +543,8 @@ struct ck_view {
   int64_t row_step;   /* from the window of one output pixel to the next */
   int64_t line_step;  /* from one row of the output to the next; 0: all follow each other */
   int64_t run, next;  /* terms that lie side by side; from there to the next such */
+  int64_t runs,
+      run_line; /* so many runs are a line of the window, and so far from the next; or 0 */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,

@@ -17,13 +17,14 @@ struct gemm_place {
 struct gemm_walk {
   const real *a[GEMM_BASES];
   int64_t a_step;
+  int64_t runs;         /* that are left of a line */
   const char *near;     /* the next line to bring near, */
   const real *near_end; /* and the weights of the term where these lines end */
 };
 
 CK_INLINE struct gemm_walk gemm_walk_from(const struct ck_gemm_args *g, const real *a,
                                           const int rows) {
-  struct gemm_walk walk = {.a_step = g->a_step};
+  struct gemm_walk walk = {.a_step = g->a_step, .runs = g->a_runs};
   CK_UNROLL
   for (int q = 0; 3 * q < rows; ++q) walk.a[q] = a + 3 * q * g->a_step;
   return walk;
@@ -58,10 +59,16 @@ CK_INLINE void gemm_next_term(struct gemm_walk *walk, const bool ahead, const in
   CK_HIDE(walk->near);
 }
 
-/* From the end of a run of terms to the next run. */
-CK_INLINE void gemm_next_run(struct gemm_walk *walk, int64_t step, const int rows) {
+/* From the end of a run of terms to the next run, `step` elements on, or to that of the next line.
+ */
+CK_INLINE void gemm_next_run(const struct ck_gemm_args *g, struct gemm_walk *walk, int64_t step,
+                             const int rows) {
   CK_UNROLL
   for (int q = 0; 3 * q < rows; ++q) walk->a[q] += step;
+  if (--walk->runs != 0) return;
+  walk->runs = g->a_runs;
+  CK_UNROLL
+  for (int q = 0; 3 * q < rows; ++q) walk->a[q] += g->a_line - g->a_next;
 }
 
 /* Terms, until the weights end. */
@@ -159,7 +166,7 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
     }
     if (b < b_end) gemm_terms(&walk, sum, b, b_end, false, rows, vectors);
     b = b_end;
-    gemm_next_run(&walk, next, rows);
+    gemm_next_run(g, &walk, next, rows);
   }
 
   if (g->zero) gemm_look(g, sum, rows, vectors);

@@ -116,7 +116,7 @@ CK_INLINE void gemm_halves_tile(struct ck_gemm_args *g, struct gemm_place *at, c
     }
     if (b < b_end) gemm_halves_terms(&walk, &sum, b, b_end, false, rows);
     b = b_end;
-    gemm_next_run(&walk, next, rows);
+    gemm_next_run(g, &walk, next, rows);
   }
   gemm_halves_end(g, at, rows, tail, &sum);
 }
