@@ -93,6 +93,16 @@ def test_batch(x, layout, data):
     check(call("conv2d", x, outputs=7, padding=1, layout=layout, data=data))
 
 
+@pytest.mark.parametrize("dilation", [2, 3, (1, 2), (2, 1)], ids="dilation_{}".format)
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 7), (7, 1), (2, 4)], ids="{0[0]}x{0[1]}".format)
+def test_dilated_rows(kernel, dilation, layout, data):
+    """Of few channels, whose windows are multiplied where their rows lie."""
+    for channels, outputs, stride in product((1, 3, 8), (5, 24, 33), (1, 2)):
+        made = {"kernel": kernel, "outputs": outputs, "padding": 6, "layout": layout, "data": data}
+        made |= {"dilation": dilation, "stride": stride}
+        check(call("conv2d", (2, 9, 31, channels), **made))
+
+
 @pytest.mark.parametrize(
     ("groups", "terms", "outputs"),
     [
