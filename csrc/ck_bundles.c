@@ -2,8 +2,8 @@
  * block on its diagonal, and all else is zero. A GEMM that makes a group alone leaves lanes idle,
  * and goes through the pixels once for each group.
  *
- * A sum has the terms of its group in their order, and zeros between them, which change nothing
- * unless what they are multiplied by is infinite or NaN: see ck_conv2d_run.
+ * A sum has the terms of its group in their order, and zeros between them, which change nothing but
+ * -0, that becomes 0, unless what they are multiplied by is infinite or NaN: see ck_conv2d_run.
  */
 #include <stdlib.h>
 

@@ -171,7 +171,7 @@ static bool conflicts(const struct ck_run *run, int64_t row_step) {
 
 /* Of few channels the im2col is made of short pieces, and takes as long as the sums: kernel rows of
  * up to so many vectors are multiplied in rows of the image, where these are not short themselves.
- */
+ * With dilation a kernel row is a line of runs, one for each tap. */
 enum { MOST_VECTORS = 8 };
 
 static struct ck_view rows_of(const struct ck_gemm *g) {

@@ -65,11 +65,12 @@ struct ck_gemm_args {
   const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
   void *c;
-  int64_t c_step;         /* elements from one row of c to the next */
-  int64_t a_step;         /* elements from one row of a to the next */
-  int64_t a_run, a_next;  /* terms that lie side by side; elements from there to the next such */
-  int64_t a_runs, a_line; /* so many runs are a line, and so far from the next; or 0 */
-  int64_t a_tile;         /* elements from one tile of a to the next */
+  int64_t c_step;        /* elements from one row of c to the next */
+  int64_t a_step;        /* elements from one row of a to the next */
+  int64_t a_run, a_next; /* terms that lie side by side; elements from there to the next such */
+  int64_t a_runs;        /* so many runs are a line of a window; or 0: there are no lines */
+  int64_t a_line;        /* elements from the last run of a line to the next line */
+  int64_t a_tile;        /* elements from one tile of a to the next */
   int64_t tiles;
   int64_t terms;
   int64_t columns; /* of c; at most vectors * L */
@@ -250,8 +251,8 @@ struct ck_planar_fill_args {
 };
 
 /* NCHW: rectangles of a plane, each by its first element in src and in `to`:
- * to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. Of a plane
- * that lies `ahead` elements behind the same is brought near, with step 1, if that is not 0. */
+ * to[r * to_row + i] = src[r * src_row + i * step], r < rows, i < n. Of a plane that lies `ahead`
+ * elements behind the same is brought near, with step 1, if that is not 0. */
 struct ck_move {
   int64_t from, to, n, rows;
 };
@@ -543,8 +544,8 @@ struct ck_view {
   int64_t row_step;   /* from the window of one output pixel to the next */
   int64_t line_step;  /* from one row of the output to the next; 0: all follow each other */
   int64_t run, next;  /* terms that lie side by side; from there to the next such */
-  int64_t runs,
-      run_line; /* so many runs are a line of the window, and so far from the next; or 0 */
+  int64_t runs;       /* so many runs are a line of the window; or 0: there are no lines */
+  int64_t run_line;   /* from the last run of a line to the next line */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,
