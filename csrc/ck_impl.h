@@ -354,7 +354,7 @@ struct ck_kernels {
   int gemm_rows;    /* MR */
   int gemm_vectors; /* a tile is MR x (vectors * L) */
   bool gemm_halves; /* or MR x 3/2 L, at three quarters of the time of one of 2 L */
-  bool masks;       /* a vector of which few lanes are used costs no more than a full one */
+  bool masks;       /* a vector of which few lanes are used takes little more than a full one */
   int dw_rows;      /* output rows that a 3x3 kernel makes at once; a power of two */
   int part_rows;    /* where numbers are multiplied in parts: rows that go together, */
   int part_terms;   /* and terms, */

@@ -193,11 +193,20 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
   at->c = out;
 }
 
-CK_INLINE void gemm_tiles(struct ck_gemm_args *g, const int rows, const int vectors) {
-  const bool full = !VF_HAS_MASK || g->columns == vectors * VF_LANES;
+CK_INLINE void gemm_some_tiles(struct ck_gemm_args *g, const bool full, const int rows,
+                               const int vectors) {
   struct gemm_place at = {g->a, g->residual, g->c};
   CK_NO_UNROLL
   for (int64_t t = 0; t < g->tiles; ++t, at.a += g->a_tile) gemm_tile(g, &at, full, rows, vectors);
+}
+
+/* Where masks are not free, tiles that are full have code of their own. */
+CK_INLINE void gemm_tiles(struct ck_gemm_args *g, const int rows, const int vectors) {
+  const bool full = !VF_LOADS_MASK || g->columns == vectors * VF_LANES;
+  if (!VF_HAS_MASK && full)
+    gemm_some_tiles(g, true, rows, vectors);
+  else
+    gemm_some_tiles(g, full, rows, vectors);
 }
 
 /* The instances: 1 .. VF_GEMM_ROWS rows by 1 or 2 vectors, as ck_gemm14x2_f32_avx512. */
@@ -221,7 +230,7 @@ static void gemm_full(struct ck_gemm_args *g) {
   tiles[g->vectors - 1][g->rows - 1](g);
 }
 
-/* Without cheap masks a tile that is narrower than its vectors is made in a buffer of its own. */
+/* Without masks a tile that is narrower than its vectors is made in a buffer of its own. */
 static void gemm_narrow(struct ck_gemm_args *g) {
   enum { STEP = GEMM_MAX_VECTORS * VF_LANES };
   real c[VF_GEMM_ROWS * STEP] = {0}, residual[VF_GEMM_ROWS * STEP] = {0};
@@ -256,7 +265,7 @@ void CK_FN(gemm)(struct ck_gemm_args *g) {
     return;
   }
 #endif
-  if (VF_HAS_MASK || g->columns == g->vectors * VF_LANES)
+  if (VF_LOADS_MASK || g->columns == g->vectors * VF_LANES)
     gemm_full(g);
   else
     gemm_narrow(g);
