@@ -24,6 +24,7 @@ INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
 JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|[ct]bn?z)\s+(?:\S+,\s*)*([0-9a-f]+)\s<")
 BY_CONSTRUCTION = re.compile(r"ck_dwconv\w+_(sse2|scalar)$|ck_dwconv3x3_narrow_\w+_avx2$")
 MULTIPLY = re.compile(r"^(v?(fn?m(add|sub)\w*|mul[ps][sd])|fml[as]|fmul)\s")
+RETURN = re.compile(r"^ret")
 SPILL = re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm|^(ld|st)u?[rp]\s+[qd]\d.*\[sp")
 EM_AARCH64 = 183  # e_machine of an ELF header
 
@@ -53,13 +54,18 @@ def functions(library: str) -> Iterator[tuple[str, list[Instruction]]]:
 
 
 def innermost_loops(body: list[Instruction]) -> Iterator[list[str]]:
-    """The instructions from a backward jump's target to the jump, without a loop inside."""
+    """The instructions from a backward jump's target to the jump, without a loop inside.
+
+    Where the function returns in between, the jump is no loop's: it comes from what the compiler
+    has put behind the end.
+    """
     index = {address: i for i, (address, _) in enumerate(body)}
+    returns = [i for i, (_, text) in enumerate(body) if RETURN.match(text)]
     spans = []
     for i, (_, text) in enumerate(body):
         jump = JUMP.match(text)
         target = index.get(int(jump[1], 16), i + 1) if jump else i + 1
-        if target <= i:
+        if target <= i and not any(target <= r < i for r in returns):
             spans.append((target, i))
     for begin, end in spans:
         if not any((begin, end) != (b, e) and begin <= b and e <= end for b, e in spans):
