@@ -51,14 +51,14 @@ static double bundles_time(const ck_op *op, ck_layout layout, int64_t together) 
  * none: weights of larger bundles leave L1, and kernel rows become too long for a copy of rows. */
 #define LEAST_GAIN 1.03
 
-static int64_t groups_together(const ck_op *op, ck_layout layout) {
+int64_t ck_groups_together(const ck_op *op, ck_layout layout) {
   int64_t best = 1;
   for (int64_t n = 2; n <= ck_min(op->kernels->lanes, op->conv.groups); ++n)
     if (bundles_time(op, layout, n) * LEAST_GAIN < bundles_time(op, layout, best)) best = n;
   return best;
 }
 
-/* `w` and `bias` are those of the first of some groups. */
+/* The weights of several groups, `w` and `bias` being those of the first. */
 static ck_status pack_bundle(const ck_op *op, ck_layout layout, int64_t groups, const ck_weights *w,
                              const void *bias, struct ck_gemm_weights *packed) {
   const ck_conv *conv = &op->conv;
@@ -85,18 +85,21 @@ static ck_status pack_bundle(const ck_op *op, ck_layout layout, int64_t groups, 
   return status;
 }
 
-ck_status ck_pack_bundles(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias) {
+ck_status ck_pack_groups(const ck_op *op, ck_layout layout, int64_t together, const ck_weights *w,
+                         const void *bias, struct ck_gemm_weights **packed, int64_t *count) {
   const ck_conv *conv = &op->conv;
   const int element = op->kernels->element;
-  const int64_t together = groups_together(op, layout), out = conv->out_channels / conv->groups;
-  if (together == 1) return CK_OK;
-  ck_status status = ck_alloc_gemms(ck_ceil_div(conv->groups, together), &op->bundle, &op->bundles);
-  for (int64_t i = 0; status == CK_OK && i < op->bundles; ++i) {
-    const int64_t first = i * together, column = first * out;
+  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  ck_status status = ck_alloc_gemms(ck_ceil_div(conv->groups, together), packed, count);
+  for (int64_t i = 0; status == CK_OK && i < *count; ++i) {
+    const int64_t groups = ck_min(together, conv->groups - i * together);
+    const int64_t column = i * together * out;
+    const void *some_bias = bias ? ck_at(bias, column, element) : NULL;
     ck_weights some = *w;
     some.data = ck_at(w->data, column * w->stride[3], element);
-    status = pack_bundle(op, layout, ck_min(together, conv->groups - first), &some,
-                         bias ? ck_at(bias, column, element) : NULL, &op->bundle[i]);
+    status = groups > 1 ? pack_bundle(op, layout, groups, &some, some_bias, *packed + i)
+                        : ck_pack_gemm(op->kernels, layout, &conv->window, in, out, &some,
+                                       some_bias, *packed + i);
   }
   return status;
 }

@@ -500,6 +500,9 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
     panel.group_step = group * cut->terms;
     panel.narrow = rest && rest <= k->lanes ? block->pixels - rest : INT64_MAX;
     panel.elements = ck_ceil_div(block->pixels, group) * panel.group_step;
+    if (rest && g->zero) /* sums of idle lanes are looked at, too */
+      memset(ck_at_mut(data, panel.elements - panel.group_step, k->element), 0,
+             (size_t)(panel.group_step * k->element));
   } else {
     const struct ck_deal deal = ck_deal_of(block->pixels, k);
     place_pixels(offset, &deal, tile_step, k->lanes);

@@ -717,8 +717,11 @@ void ck_dw_3x3_rows(const struct ck_run *run, const struct ck_block *block,
 int ck_dw_rows(const struct ck_run *run, int64_t pixel_step, int64_t rows);
 /* The input row y of an NHWC image, or null where that is padding. */
 const void *ck_image_row(const struct ck_run *run, int64_t image, int64_t y);
-/* ck_bundles.c: the weights of an operation once more, in bundles, if these are faster. */
-ck_status ck_pack_bundles(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias);
+/* ck_bundles.c: how many groups one matrix of weights should have, to be fastest; and the matrices
+ * of so many each, of which the last may have fewer. */
+int64_t ck_groups_together(const ck_op *op, ck_layout layout);
+ck_status ck_pack_groups(const ck_op *op, ck_layout layout, int64_t together, const ck_weights *w,
+                         const void *bias, struct ck_gemm_weights **packed, int64_t *count);
 /* Whether two groups of a 1x1 are made together of pairs of elements, see dwconv1x1.tpl.h; of fewer
  * terms a GEMM for each is faster. */
 CK_INLINE bool ck_makes_pairs(const struct ck_kernels *k, int64_t group_in, int64_t group_out) {

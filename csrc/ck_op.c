@@ -267,19 +267,11 @@ static ck_status pack_shared_groups(ck_op *op, const ck_weights *w, const void *
 }
 
 static ck_status pack_groups(ck_op *op, ck_layout layout, const ck_weights *w, const void *bias) {
-  const ck_conv *conv = &op->conv;
-  const int element = op->kernels->element;
-  const int64_t channels = conv->in_channels / conv->groups;
-  const int64_t columns = conv->out_channels / conv->groups;
-  ck_status status = ck_alloc_gemms(conv->groups, &op->gemm, &op->gemms);
-  for (int64_t g = 0; status == CK_OK && g < conv->groups; ++g) {
-    ck_weights group = *w;
-    group.data = ck_at(w->data, g * columns * w->stride[3], element);
-    status = ck_pack_gemm(op->kernels, layout, &conv->window, channels, columns, &group,
-                          bias ? ck_at(bias, g * columns, element) : NULL, &op->gemm[g]);
-  }
-  const bool bundles = status == CK_OK && op->kind == CK_OP_CONV2D;
-  return bundles ? ck_pack_bundles(op, layout, w, bias) : status;
+  const int64_t together = op->kind == CK_OP_CONV2D ? ck_groups_together(op, layout) : 1;
+  ck_status status = ck_pack_groups(op, layout, 1, w, bias, &op->gemm, &op->gemms);
+  if (status == CK_OK && together > 1)
+    status = ck_pack_groups(op, layout, together, w, bias, &op->bundle, &op->bundles);
+  return status;
 }
 
 ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void *bias,
