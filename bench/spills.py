@@ -56,16 +56,16 @@ def functions(library: str) -> Iterator[tuple[str, list[Instruction]]]:
 def innermost_loops(body: list[Instruction]) -> Iterator[list[str]]:
     """The instructions from a backward jump's target to the jump, without a loop inside.
 
-    A jump from behind the function's last return is no loop's: it comes back from what the compiler
-    has put out of the way.
+    Where the function returns in between, the jump is no loop's: it comes from what the compiler
+    has put behind the end.
     """
     index = {address: i for i, (address, _) in enumerate(body)}
-    last_return = max((i for i, (_, text) in enumerate(body) if RETURN.match(text)), default=-1)
+    returns = [i for i, (_, text) in enumerate(body) if RETURN.match(text)]
     spans = []
     for i, (_, text) in enumerate(body):
         jump = JUMP.match(text)
         target = index.get(int(jump[1], 16), i + 1) if jump else i + 1
-        if target <= i and not target <= last_return < i:
+        if target <= i and not any(target <= r < i for r in returns):
             spans.append((target, i))
     for begin, end in spans:
         if not any((begin, end) != (b, e) and begin <= b and e <= end for b, e in spans):
