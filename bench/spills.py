@@ -24,7 +24,7 @@ INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*)$")
 JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|[ct]bn?z)\s+(?:\S+,\s*)*([0-9a-f]+)\s<")
 BY_CONSTRUCTION = re.compile(r"ck_dwconv\w+_(sse2|scalar)$|ck_dwconv3x3_narrow_\w+_avx2$")
 MULTIPLY = re.compile(r"^(v?(fn?m(add|sub)\w*|mul[ps][sd])|fml[as]|fmul)\s")
-RETURN = re.compile(r"^ret")
+ALWAYS = re.compile(r"^(jmp|b|br|ret)[q\s]|^ret$")  # what never goes on at the next
 SPILL = re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm|^(ld|st)u?[rp]\s+[qd]\d.*\[sp")
 EM_AARCH64 = 183  # e_machine of an ELF header
 
@@ -53,23 +53,58 @@ def functions(library: str) -> Iterator[tuple[str, list[Instruction]]]:
         yield name, body
 
 
-def innermost_loops(body: list[Instruction]) -> Iterator[list[str]]:
-    """The instructions from a backward jump's target to the jump, without a loop inside.
-
-    Where the function returns in between, the jump is no loop's: it comes from what the compiler
-    has put behind the end.
-    """
+def successors(body: list[Instruction]) -> list[list[int]]:
+    """Where each instruction goes on: at the next, at a jump's target, or nowhere."""
     index = {address: i for i, (address, _) in enumerate(body)}
-    returns = [i for i, (_, text) in enumerate(body) if RETURN.match(text)]
-    spans = []
+    after = []
     for i, (_, text) in enumerate(body):
         jump = JUMP.match(text)
-        target = index.get(int(jump[1], 16), i + 1) if jump else i + 1
-        if target <= i and not any(target <= r < i for r in returns):
-            spans.append((target, i))
-    for begin, end in spans:
-        if not any((begin, end) != (b, e) and begin <= b and e <= end for b, e in spans):
-            yield [text for _, text in body[begin : end + 1]]
+        target = index.get(int(jump[1], 16)) if jump else None
+        falls_through = not ALWAYS.match(text) and i + 1 < len(body)
+        after.append(([i + 1] if falls_through else []) + ([] if target is None else [target]))
+    return after
+
+
+def back_edges(after: list[list[int]]) -> Iterator[tuple[int, int]]:
+    """A loop's first and last instruction: where a depth-first walk returns to its own path."""
+    seen, on_path = {0}, {0}
+    path = [(0, iter(after[0]))]
+    while path:
+        i, ways = path[-1]
+        to = next(ways, None)
+        if to is None:
+            on_path.remove(i)
+            path.pop()
+        elif to in on_path:
+            yield to, i
+        elif to not in seen:
+            seen.add(to)
+            on_path.add(to)
+            path.append((to, iter(after[to])))
+
+
+def loop_of(before: list[list[int]], first: int, last: int) -> set[int]:
+    """The instructions from which the last is reached without the first in between."""
+    loop, ways = {first}, [last]
+    while ways:
+        i = ways.pop()
+        if i not in loop:
+            loop.add(i)
+            ways += before[i]
+    return loop
+
+
+def innermost_loops(body: list[Instruction]) -> Iterator[list[str]]:
+    """The instructions of each natural loop that has no other inside, as they lie."""
+    after = successors(body)
+    before: list[list[int]] = [[] for _ in body]
+    for i, targets in enumerate(after):
+        for target in targets:
+            before[target].append(i)
+    loops = [loop_of(before, first, last) for first, last in back_edges(after)]
+    for loop in loops:
+        if not any(other < loop for other in loops):
+            yield [body[i][1] for i in sorted(loop)]
 
 
 def main(library: str) -> int:
