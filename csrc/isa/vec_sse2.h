@@ -55,22 +55,6 @@ CK_INLINE vf vf_maximum(vf a, vf b) {
 
 /* The first n lanes, for any n. */
 CK_INLINE vf_tail vf_first(int64_t n) { return n; }
-/* Partial vectors go through memory; they are functions, so that they do not fill up the loops. */
-static __attribute__((noinline)) vf vf_load_n(const real *p, vf_tail n) {
-  if (n >= VF_LANES) return vf_load(p);
-  real lanes[VF_LANES] = {0};
-  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
-  return vf_load(lanes);
-}
-static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
-  if (n >= VF_LANES) {
-    vf_store(p, x);
-    return;
-  }
-  real lanes[VF_LANES];
-  vf_store(lanes, x);
-  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
-}
 
 /* The first half of a vector; the other lanes are zero. */
 #if CK_REAL_BITS == 32
@@ -79,6 +63,37 @@ CK_INLINE void vf_store_half(real *p, vf x) { _mm_storel_pi((__m64 *)p, x); }
 #else
 CK_INLINE vf vf_load_half(const real *p) { return _mm_load_sd(p); }
 CK_INLINE void vf_store_half(real *p, vf x) { _mm_store_sd(p, x); }
+#endif
+
+/* Partial vectors are functions, so that they do not fill up the loops; by halves and elements:
+ * what is put together in memory is read again only after some 15 cycles. */
+#if CK_REAL_BITS == 32
+static __attribute__((noinline)) vf vf_load_n(const real *p, vf_tail n) {
+  if (n >= 4) return vf_load(p);
+  if (n == 3) return _mm_movelh_ps(vf_load_half(p), _mm_load_ss(p + 2));
+  if (n == 2) return vf_load_half(p);
+  return n == 1 ? _mm_load_ss(p) : vf_zero();
+}
+static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
+  if (n >= 4) {
+    vf_store(p, x);
+    return;
+  }
+  if (n >= 2) vf_store_half(p, x);
+  if (n == 3) _mm_store_ss(p + 2, _mm_movehl_ps(x, x));
+  if (n == 1) _mm_store_ss(p, x);
+}
+#else
+static __attribute__((noinline)) vf vf_load_n(const real *p, vf_tail n) {
+  if (n >= 2) return vf_load(p);
+  return n == 1 ? vf_load_half(p) : vf_zero();
+}
+static __attribute__((noinline)) void vf_store_n(real *p, vf_tail n, vf x) {
+  if (n >= 2)
+    vf_store(p, x);
+  else if (n == 1)
+    vf_store_half(p, x);
+}
 #endif
 
 /* Lane i of a repeated span is its element index[i]; only n elements of p are read. */
