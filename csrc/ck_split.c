@@ -156,8 +156,9 @@ ck_status ck_split_of(const struct ck_run *run, int threads, struct ck_split *sp
   const uint64_t saved = ck_fp_enter(); /* estimates must not show in the caller's flags */
   threads = ck_threads_worth(threads, work_of(run));
   if (threads > 1) deal_out(split, threads);
+  const ck_status status = split->parts > 1 ? size_of(split) : ck_run_workspace(run, &split->bytes);
   ck_fp_leave(saved);
-  return split->parts > 1 ? size_of(split) : ck_run_workspace(run, &split->bytes);
+  return status;
 }
 
 /* A split, on its way. */
