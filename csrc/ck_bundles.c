@@ -85,11 +85,26 @@ static ck_status pack_bundle(const ck_op *op, ck_layout layout, int64_t groups, 
   return status;
 }
 
+/* Of one group. Terms lie in the order of the NHWC kernels' sums, for the same bits: (ky, kx, c),
+ * or (ky, c, kx) where groups share vectors. */
+static ck_status pack_group(const ck_op *op, ck_layout layout, const ck_weights *w,
+                            const void *bias, struct ck_gemm_weights *packed) {
+  const ck_conv *conv = &op->conv;
+  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  if (op->kind != CK_OP_GROUPED)
+    return ck_pack_gemm(op->kernels, layout, &conv->window, in, out, w, bias, packed);
+  ck_window window = conv->window;
+  window.kernel_w = in;
+  const ck_weights seen = {w->data, {w->stride[0], w->stride[2], w->stride[1], w->stride[3]}};
+  return ck_pack_gemm(op->kernels, layout, &window, conv->window.kernel_w, out, &seen, bias,
+                      packed);
+}
+
 ck_status ck_pack_groups(const ck_op *op, ck_layout layout, int64_t together, const ck_weights *w,
                          const void *bias, struct ck_gemm_weights **packed, int64_t *count) {
   const ck_conv *conv = &op->conv;
   const int element = op->kernels->element;
-  const int64_t in = conv->in_channels / conv->groups, out = conv->out_channels / conv->groups;
+  const int64_t out = conv->out_channels / conv->groups;
   ck_status status = ck_alloc_gemms(ck_ceil_div(conv->groups, together), packed, count);
   for (int64_t i = 0; status == CK_OK && i < *count; ++i) {
     const int64_t groups = ck_min(together, conv->groups - i * together);
@@ -98,8 +113,7 @@ ck_status ck_pack_groups(const ck_op *op, ck_layout layout, int64_t together, co
     ck_weights some = *w;
     some.data = ck_at(w->data, column * w->stride[3], element);
     status = groups > 1 ? pack_bundle(op, layout, groups, &some, some_bias, *packed + i)
-                        : ck_pack_gemm(op->kernels, layout, &conv->window, in, out, &some,
-                                       some_bias, *packed + i);
+                        : pack_group(op, layout, &some, some_bias, *packed + i);
   }
   return status;
 }

@@ -117,7 +117,9 @@ static bool is_pointwise(const struct ck_run *run) {
 
 static ck_fill_fn *fill_of(const struct ck_run *run) {
   if (run->op->kind == CK_OP_DEFORM) return ck_fill_deformed;
-  if (run->op->conv.layout == CK_NCHW) return ck_fill_planar;
+  const ck_window *w = &run->op->conv.window;
+  if (run->op->conv.layout == CK_NCHW)
+    return w->kernel_h == 1 && w->kernel_w == 1 ? ck_fill_planar : ck_fill_staged_planes;
   return is_pointwise(run) ? ck_fill_pointwise : fill_im2col;
 }
 
@@ -210,6 +212,38 @@ static struct ck_view image_of(const struct ck_gemm *g, const struct ck_conv_fil
                           .next = lanes};
 }
 
+/* NCHW: a pointwise convolution of few channels multiplies the image's planes. Of more, copies are
+ * read faster: their pieces lie in fewer pages, and none fall into the same set of L1, which takes
+ * 8 at least. */
+enum { FEW_PLANES = 32, MORE_PLANES = 192, FEW_CHANNELS = 48, WAYS = 8 };
+
+static bool multiplies_image(const struct ck_gemm *g) {
+  const struct ck_run *run = g->run;
+  const struct ck_kernels *k = run->op->kernels;
+  const ck_window *w = &run->op->conv.window;
+  const int64_t terms = g->weights->terms, plane = run->image.height * run->image.width;
+  const int64_t sets = 4096 / ck_gcd(plane * k->element, 4096);
+  return w->stride_h == 1 && w->stride_w == 1 && is_pointwise(run) && !ck_uses_parts(g) &&
+         terms <= (g->weights->columns > FEW_CHANNELS ? FEW_PLANES : MORE_PLANES) &&
+         terms <= WAYS * sets && run->out_h * run->out_w >= k->gemm_vectors * k->lanes;
+}
+
+/* The first of its channels; NCHW. */
+static struct ck_view planes_of(const struct ck_gemm *g, const struct ck_conv_fill *fill) {
+  const struct ck_run *run = g->run;
+  const int64_t channel = fill ? fill->first_channel : 0;
+  return (struct ck_view){
+      .planes = true, .pixels = run->x ? ck_plane_row(run, 0, channel, -run->image.pad_top) : NULL};
+}
+
+static void see_planes(const void *context, const struct ck_block *block, int64_t begin,
+                       int64_t end, const struct ck_panel *panel) {
+  const struct ck_conv_fill *conv = context;
+  const ck_image *image = &conv->run->image;
+  (void)block;
+  for (int64_t c = begin; c < end; ++c) panel->places[c] = c * image->height * image->width;
+}
+
 /* The GEMM of those channels of one matrix of weights that the run makes; `weights` are theirs. */
 static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_gemm_weights *matrix,
                               int64_t index, const struct ck_conv_fill *fill,
@@ -235,6 +269,11 @@ static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_gemm_wei
   };
   if (g.fill == ck_fill_pointwise) g.view = image_of(&g, fill);
   if (g.fill == fill_im2col) g.view = rows_of(&g);
+  if (g.fill == ck_fill_staged_planes) g.view.planes = true;
+  if (g.fill == ck_fill_planar && multiplies_image(&g)) {
+    g.fill = see_planes;
+    g.view = planes_of(&g, fill);
+  }
   if (g.fill == fill_im2col && g.view.row_step) g.fill = fill_rows;
   return g;
 }
@@ -251,9 +290,15 @@ static ck_status workspace_of(const struct ck_run *run, const struct ck_gemm_wei
   return status;
 }
 
+/* In bands the layout is NHWC. */
+static bool stages_planes(const struct ck_op *op) {
+  return op->planes && op->conv.layout == CK_NCHW;
+}
+
 ck_status ck_conv2d_workspace(const struct ck_run *run, size_t *bytes) {
   const struct ck_op *op = run->op;
   *bytes = 0;
+  if (stages_planes(op)) return workspace_of(run, op->planes, bytes);
   ck_status status = workspace_of(run, op->gemm, bytes);
   if (status == CK_OK && op->bundles) status = workspace_of(run, op->bundle, bytes);
   return status;
@@ -282,6 +327,8 @@ void ck_conv2d_run(const struct ck_run *run, void *workspace) {
   static const char zeros[CK_ALIGN] = {0};
   char seen[CK_ALIGN] __attribute__((aligned(CK_ALIGN))) = {0};
   const struct ck_op *op = run->op;
-  if (op->bundles) run_gemms(run, op->bundle, seen, workspace);
-  if (!op->bundles || memcmp(seen, zeros, sizeof seen)) run_gemms(run, op->gemm, NULL, workspace);
+  const bool staged = stages_planes(op), bundles = op->bundles && !staged;
+  if (bundles) run_gemms(run, op->bundle, seen, workspace);
+  if (!bundles || memcmp(seen, zeros, sizeof seen))
+    run_gemms(run, staged ? op->planes : op->gemm, NULL, workspace);
 }

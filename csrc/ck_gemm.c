@@ -49,6 +49,9 @@ static bool crossed(const struct ck_gemm *g) {
   return g->run->op->conv.layout == CK_NCHW && !planar(g);
 }
 
+/* NCHW: the panel is made of staged planes. */
+static bool staged(const struct ck_gemm *g) { return g->fill == ck_fill_staged_planes; }
+
 /* NCHW: pixels of one group of the panel. */
 static int64_t group_pixels(const struct ck_kernels *k) {
   return (int64_t)k->gemm_vectors * k->lanes;
@@ -111,6 +114,19 @@ static int64_t share_of_l2(const struct ck_gemm *g) {
   return planar(g) && !ck_uses_parts(g) ? 4 : 16;
 }
 
+/* Channels of the input that a convolution's terms are of. */
+static int64_t channels_of(const struct ck_gemm *g) {
+  const ck_window *w = &g->run->op->conv.window;
+  return g->weights->terms / (w->kernel_h * w->kernel_w);
+}
+
+/* Planes that are multiplied where they lie: a piece of all of them stays in L2. */
+static int64_t planes_at_once(const struct ck_gemm *g) {
+  const int64_t planes = channels_of(g) * (staged(g) ? ck_planes_staged(g->run) : 1);
+  const int64_t piece = ck_cpu_l2_bytes() / 8 / g->kernels->element / planes;
+  return ck_max(group_pixels(g->kernels), piece - piece % group_pixels(g->kernels));
+}
+
 static struct cut cut_of(const struct ck_gemm *g) {
   const struct ck_kernels *k = g->kernels;
   const struct ck_gemm_weights *w = g->weights;
@@ -119,6 +135,7 @@ static struct cut cut_of(const struct ck_gemm *g) {
   const int64_t unit = ck_uses_parts(g) ? k->part_terms : k->lanes;
   const int64_t terms = ck_round_up(ck_ceil_div(w->terms, ranges), unit);
   if (g->run->expand) return (struct cut){terms, ck_inverted_pixels(g->run)};
+  if (g->view.planes) return (struct cut){terms, planes_at_once(g)};
   const int64_t step = planar(g) ? group_pixels(k) : ck_uses_parts(g) ? k->part_rows : k->gemm_rows;
   const int64_t steps = ck_max(1, l2 / share_of_l2(g) / (terms * step));
   const int64_t together = ck_round_up(pixels_together(g->run), step);
@@ -156,7 +173,7 @@ static struct ck_blocking planar_blocking(const struct ck_gemm *g, int64_t pixel
 }
 
 static struct ck_blocking blocking_of(const struct ck_gemm *g, const struct cut *cut) {
-  if (planar(g)) return planar_blocking(g, cut->pixels);
+  if (planar(g) && !staged(g)) return planar_blocking(g, cut->pixels);
   return ck_blocking_of(g->run->image.batch, g->run->out_h, g->run->out_w, cut->pixels);
 }
 
@@ -170,6 +187,11 @@ static int64_t parts_size(const struct ck_gemm *g, const struct cut *cut, int64_
   return ck_uses_parts(g) ? ck_round_up(pixels, k->part_rows) * ck_parts_bytes(k, cut->terms) : 0;
 }
 
+/* Of each pixel of a panel, or of each plane. */
+static int64_t places_of(const struct ck_gemm *g, int64_t pixels) {
+  return planar(g) ? g->weights->terms : pixels;
+}
+
 ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const struct ck_kernels *k = g->kernels;
   const struct cut cut = cut_of(g);
@@ -178,9 +200,14 @@ ck_status ck_gemm_workspace(const struct ck_gemm *g, size_t *bytes) {
   const int64_t padded =
       planar(g) ? ck_round_up(pixels, group_pixels(k)) : tiles_of(pixels, k) * k->gemm_rows;
   const int64_t sums = crossed(g) ? 2 * pixels * g->weights->columns : 0;
-  *bytes = (size_t)((padded * cut.terms + sums) * k->element + parts_size(g, &cut, pixels)) +
-           (size_t)pixels * sizeof(int64_t) + 5 * CK_ALIGN;
-  return CK_OK;
+  const int64_t tiles = g->view.planes ? 0 : padded * cut.terms;
+  size_t planes = 0;
+  *bytes = (size_t)((tiles + sums) * k->element + parts_size(g, &cut, pixels)) +
+           (size_t)places_of(g, pixels) * sizeof(int64_t) + 5 * CK_ALIGN;
+  ck_status status = CK_OK;
+  if (staged(g)) status = ck_staged_planes_bytes(g->run, channels_of(g), &b, &planes);
+  *bytes += planes;
+  return status;
 }
 
 int64_t ck_gemm_range(const struct ck_gemm *g) { return cut_of(g).terms; }
@@ -378,6 +405,31 @@ static int64_t place_in_planes(const struct ck_gemm *g, const struct ck_block *b
   return image + block->y * run->out_w + block->x;
 }
 
+/* NCHW: a tile of channels of a line of pixels, to element `at` of y and on. In planes the last
+ * vectors are full ones, too, that overlap those before, where sums may be made twice. */
+static void multiply_line(const struct ck_gemm *g, const struct ck_panel *panel, const void *line,
+                          int64_t pixels, bool all_terms, bool last, int64_t at,
+                          struct ck_gemm_args *args) {
+  const struct ck_kernels *k = g->kernels;
+  const int64_t group = group_pixels(k);
+  for (int64_t x = 0; x < pixels; x += group) {
+    args->columns = ck_min(group, pixels - x);
+    args->vectors = (int)ck_ceil_div(args->columns, k->lanes);
+    const int64_t lacks = args->vectors * k->lanes - args->columns;
+    const bool twice = panel->places && all_terms && lacks <= panel->before + x;
+    const int64_t back = twice ? lacks : 0;
+    args->columns += back;
+    args->b = ck_at(line, panel->places ? x - back : 0, k->element);
+    args->c = ck_at_mut(g->y, at + x - back, k->element);
+    args->residual = last && g->residual ? ck_at(g->residual, at + x - back, k->element) : NULL;
+    k->gemm(args);
+    if (last && g->activation.kind != CK_ACT_CLAMP)
+      k->activate(
+          &(struct ck_act_args){args->c, args->rows, args->columns, g->y_step, g->activation.kind});
+    if (!panel->places) line = ck_at(line, panel->group_step, k->element);
+  }
+}
+
 /* The same for NCHW: the weights' tiles of channels are the rows, the panel's groups of pixels the
  * columns. */
 static void multiply_planar(const struct ck_gemm *g, const struct ck_block *block,
@@ -387,9 +439,9 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
   const bool last = end == w->terms;
   const struct ck_deal deal = ck_deal_of(w->columns, k);
   const int64_t tile_step = ck_round_up(w->terms, k->lanes) * k->gemm_rows;
-  const int64_t group = group_pixels(k), groups = ck_ceil_div(block->pixels, group);
-  const int64_t start = place_in_planes(g, block);
+  const int64_t start = place_in_planes(g, block), pixels = block->pixels / panel->lines;
   struct ck_gemm_args args = {
+      .b_at = panel->places,
       .a_step = k->lanes,
       .a_run = k->lanes,
       .a_next = (int64_t)k->gemm_rows * k->lanes,
@@ -408,18 +460,9 @@ static void multiply_planar(const struct ck_gemm *g, const struct ck_block *bloc
     const bool more = t + 1 < deal.tiles;
     args.ahead[0] = ahead_of(ck_at(args.a, tile_step, k->element),
                              more ? (end - begin) * k->gemm_rows : 0, k->element);
-    for (int64_t i = 0; i < groups; ++i) {
-      const int64_t at = start + channel * g->y_step + i * group;
-      args.columns = ck_min(group, block->pixels - i * group);
-      args.vectors = (int)ck_ceil_div(args.columns, k->lanes);
-      args.b = ck_at(panel->data, i * panel->group_step, k->element);
-      args.c = ck_at_mut(g->y, at, k->element);
-      args.residual = last && g->residual ? ck_at(g->residual, at, k->element) : NULL;
-      k->gemm(&args);
-      if (last && g->activation.kind != CK_ACT_CLAMP)
-        k->activate(
-            &(struct ck_act_args){args.c, args.rows, args.columns, g->y_step, g->activation.kind});
-    }
+    for (int64_t i = 0; i < panel->lines; ++i)
+      multiply_line(g, panel, ck_at(panel->data, i * panel->line_step, k->element), pixels,
+                    begin == 0 && last, last, start + channel * g->y_step + i * pixels, &args);
   }
 }
 
@@ -466,6 +509,12 @@ static void multiply_planar_parts(const struct ck_gemm *g, const struct ck_block
     k->activate(&(struct ck_act_args){y, w->columns, block->pixels, g->y_step, g->activation.kind});
 }
 
+/* NCHW: where a block that is read where it lies begins, counted from the first plane. */
+static int64_t place_in_image(const struct ck_gemm *g, const struct ck_block *block) {
+  const ck_image *image = &g->run->image;
+  return (block->image * image->channels * image->height + block->y) * image->width + block->x;
+}
+
 /* The number of a block's first pixel, among all of the output's. */
 static int64_t pixel_of(const struct ck_gemm *g, const struct ck_block *block) {
   return (block->image * g->run->out_h + block->y) * g->run->out_w + block->x;
@@ -485,7 +534,16 @@ static struct ck_panel panel_of(const struct ck_gemm *g, const struct ck_block *
   const struct ck_view *view = &g->view;
   const int64_t group = group_pixels(k), tile_step = k->gemm_rows * cut->terms;
   struct ck_panel panel = {.data = data, .lines = 1, .parts = parts};
-  if (view->row_step) {
+  if (view->planes) {
+    panel.places = offset;
+    if (staged(g)) {
+      panel.lines = block->rows;
+      panel.line_step = ck_staged_planes_pitch(g->run, block->cols);
+    } else {
+      panel.data = (void *)ck_at(view->pixels, place_in_image(g, block), k->element);
+      panel.before = block->y * g->run->out_w + block->x;
+    }
+  } else if (view->row_step) {
     if (view->pixels) /* nobody writes there */
       panel.data = (void *)ck_at(view->pixels, pixel_of(g, block) * view->row_step, k->element);
     panel.lines = view->line_step ? block->rows : 1;
@@ -521,7 +579,7 @@ static void run_block(const struct ck_gemm *g, const struct cut *cut, const stru
   const int64_t terms = g->weights->terms;
   for (int64_t begin = 0; begin < terms; begin += cut->terms) {
     const int64_t end = ck_min(begin + cut->terms, terms);
-    if (!g->view.pixels) g->fill(g->context, block, begin, end, panel);
+    if (!g->view.pixels || g->view.planes) g->fill(g->context, block, begin, end, panel);
     if (planar(g) && panel->parts)
       multiply_planar_parts(g, block, panel, begin, end);
     else if (planar(g))
@@ -552,7 +610,7 @@ void ck_gemm_run(const struct ck_gemm *g, void *workspace) {
   const struct ck_blocking blocking = blocking_of(g, &cut);
   const int64_t blocks = ck_block_count(&blocking), pixels = blocking.rows * blocking.cols;
   int64_t *offset = ck_align(workspace);
-  void *data = ck_align(offset + pixels);
+  void *data = ck_align(offset + places_of(g, pixels));
   struct ck_gemm rows = *g;
   if (crossed(g)) {
     const int64_t bytes = pixels * g->weights->columns * g->kernels->element;

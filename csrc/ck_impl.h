@@ -60,7 +60,8 @@ struct ck_ahead {
  * bias the sum continues from c. */
 struct ck_gemm_args {
   const void *a;        /* the first tile of the panel */
-  const void *b;        /* packed weights [terms][vectors * L] */
+  const void *b;        /* packed weights [terms][vectors * L]; NCHW: pixels, or planes: */
+  const int64_t *b_at;  /* where each term's are, in elements from b; or null: as weights are */
   const void *bias;     /* one per column, vectors * L of them, or null */
   const void *row_bias; /* NCHW: one per row, or null */
   const void *residual; /* laid out as c, or null */
@@ -449,8 +450,9 @@ struct ck_op {
   int64_t gemms;
   struct ck_gemm_weights *bundle; /* conv2d: several groups each, see ck_bundles.c; or null */
   int64_t bundles;
-  struct ck_gemm_weights planes; /* separable in NCHW: gemm once more, for planes; or no data */
-  void *zeros;                   /* deform: a pixel of one group's channels */
+  struct ck_gemm_weights *planes; /* in NCHW: one a group once more, for planes; or null */
+  int64_t plane_groups;
+  void *zeros; /* deform: a pixel of one group's channels */
 };
 
 /* One call, or a part of one: the operation, the image and the arrays. A part that makes rows from
@@ -534,6 +536,8 @@ struct ck_panel {
   const int64_t *offset;    /* one entry per pixel of the block; not in NCHW */
   int64_t elements;         /* in use, from data on */
   int64_t group_step, narrow; /* NCHW, see ck_planar_fill_args */
+  int64_t *places;            /* NCHW: where each term's plane is, for the fill to say; or null */
+  int64_t before;             /* pixels of these planes that lie right before those of the block */
   void *parts;                /* room for the same in parts; or null */
 };
 
@@ -546,6 +550,7 @@ struct ck_view {
   int64_t run, next;  /* terms that lie side by side; from there to the next such */
   int64_t runs;       /* so many runs are a line of the window; or 0: there are no lines */
   int64_t run_line;   /* from the last run of a line to the next line */
+  bool planes;        /* NCHW: terms are planes, of the image or staged, not copies of pixels */
 };
 
 typedef void ck_fill_fn(const void *context, const struct ck_block *block, int64_t term_begin,
@@ -637,7 +642,15 @@ void ck_fill_inverted(const struct ck_dw_fill *f, const struct ck_block *block,
                       const struct ck_panel *panel);
 
 /* ck_planar.c: pointwise, depthwise and separable on planes. */
-ck_fill_fn ck_fill_planar, ck_fill_separable_planes;
+ck_fill_fn ck_fill_planar, ck_fill_staged_planes, ck_fill_separable_planes;
+/* What ck_fill_staged_planes writes for a block, and from one of its rows to the next. */
+ck_status ck_staged_planes_bytes(const struct ck_run *run, int64_t channels,
+                                 const struct ck_blocking *b, size_t *bytes);
+int64_t ck_staged_planes_pitch(const struct ck_run *run, int64_t cols);
+int64_t ck_planes_staged(const struct ck_run *run); /* of a channel: one for each residue */
+/* Whether weights are packed for that, and whether it is faster than bands of pixels. */
+bool ck_staged_planes_may_pay(const struct ck_op *op);
+bool ck_staged_planes_pay(const struct ck_run *run);
 /* Whether a separable is faster so than in bands; for images of any size, whether it may be. */
 bool ck_separable_planes_pay(const struct ck_run *run);
 bool ck_separable_planes_may_pay(const struct ck_op *op);

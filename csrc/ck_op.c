@@ -161,9 +161,10 @@ void ck_op_destroy(ck_op *op) {
   if (!op) return;
   for (int64_t g = 0; g < op->gemms; ++g) free_gemm(&op->gemm[g]);
   for (int64_t i = 0; i < op->bundles; ++i) free_gemm(&op->bundle[i]);
-  free_gemm(&op->planes);
+  for (int64_t i = 0; i < op->plane_groups; ++i) free_gemm(&op->planes[i]);
   ck_free(op->gemm);
   ck_free(op->bundle);
+  ck_free(op->planes);
   ck_free(op->dw.data);
   ck_free(op->dw.bias);
   ck_free(op->zeros);
@@ -290,6 +291,8 @@ ck_status ck_conv2d_create(const ck_conv *conv, const ck_weights *w, const void 
   } else if (status == CK_OK) {
     status = groups_share(op) ? pack_shared_groups(op, w, bias)
                               : pack_groups(op, planes_pay(conv) ? conv->layout : CK_NHWC, w, bias);
+    if (status == CK_OK && ck_staged_planes_may_pay(op))
+      status = ck_pack_groups(op, CK_NCHW, 1, w, bias, &op->planes, &op->plane_groups);
   }
   return finish(status, op, out);
 }
@@ -323,8 +326,10 @@ ck_status ck_sepconv_create(const ck_conv *conv, const ck_weights *dw, const voi
                           op->gemm);
   if (status == CK_OK && ck_separable_planes_may_pay(op) &&
       are_few(op->dw.channels, conv->out_channels))
+    status = ck_alloc_gemms(1, &op->planes, &op->plane_groups);
+  if (status == CK_OK && op->planes)
     status = ck_pack_gemm(op->kernels, CK_NCHW, &one, op->dw.channels, conv->out_channels, pw, bias,
-                          &op->planes);
+                          op->planes);
   return finish(status, op, out);
 }
 
@@ -366,7 +371,7 @@ ck_status ck_turn_create(ck_isa isa, ck_dtype dtype, ck_layout to, int64_t chann
 
 /* How a run is driven. In NCHW most operations run in bands of NHWC, but
  *   a deformable convolution reads anywhere,
- *   a pointwise convolution of few channels multiplies planes, and of a wide image a separable,
+ *   convolutions of few channels multiply planes, of wide images those with windows, too,
  *   a depthwise works on planes, or turns their rows into pixels itself. */
 struct driver {
   ck_status (*workspace)(const struct ck_run *, size_t *); /* or null: it needs none */
@@ -391,18 +396,23 @@ static struct driver driver_of(const struct ck_run *run) {
   const struct driver depthwise = {ck_dwconv_workspace, ck_dwconv_run, lanes};
   const struct driver staged = {ck_dw_planes_workspace, ck_dw_planes_run, lanes};
   const struct driver separable = {ck_sepconv_workspace, ck_sepconv_run, columns_unit(op)};
-  const struct driver multiplied = {ck_sepconv_workspace, ck_sepconv_run, 0};
+  const struct driver fused = {ck_sepconv_workspace, ck_sepconv_run, 0};
+  const struct driver windows = {ck_conv2d_workspace, ck_conv2d_run, 0};
   const struct driver spatial = {ck_spatial_workspace, ck_spatial_run, lanes};
   const struct driver turn = {NULL, ck_turn_run, 0};
   const bool planar = op->conv.layout == CK_NCHW;
   switch (op->kind) {
-    case CK_OP_CONV2D: return planar && op->gemm->layout == CK_NHWC ? bands : conv2d;
+    case CK_OP_CONV2D:
+      if (!planar || op->gemm->layout == CK_NCHW) return conv2d;
+      return ck_staged_planes_pay(run) ? windows : bands;
     case CK_OP_DEFORM: return conv2d;
-    case CK_OP_GROUPED: return planar ? bands : depthwise;
+    case CK_OP_GROUPED:
+      if (!planar) return depthwise;
+      return ck_staged_planes_pay(run) ? windows : bands;
     case CK_OP_TURN: return turn;
     case CK_OP_SEPARABLE:
       if (!planar) return separable;
-      return ck_separable_planes_pay(run) ? multiplied : bands;
+      return ck_separable_planes_pay(run) ? fused : bands;
     case CK_OP_SPATIAL:
       if (!planar) return spatial;
       return ck_dw_planes_pay(run) ? planes : bands;

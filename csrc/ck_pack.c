@@ -177,20 +177,31 @@ static ck_status place_channels(const struct ck_kernels *k, struct ck_gemm_weigh
   return CK_OK;
 }
 
-/* NCHW, 1x1: tiles of output channels, each [terms / L][MR][L]. */
-static void pack_tiles(const struct ck_kernels *k, const ck_weights *w,
-                       struct ck_gemm_weights *packed) {
+/* One column of a tile, whose terms lie L in a row, then MR * L further on. */
+static void pack_row(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
+                     const ck_weights *w, const void *from, void *to) {
+  int64_t term = 0;
+  for (int64_t ky = 0; ky < window->kernel_h; ++ky)
+    for (int64_t kx = 0; kx < window->kernel_w; ++kx)
+      for (int64_t c = 0, n; c < in_channels; c += n, term += n) {
+        const int64_t lane = term % k->lanes;
+        n = ck_min(in_channels - c, k->lanes - lane);
+        gather(ck_at_mut(to, (term - lane) * k->gemm_rows + lane, k->element),
+               ck_at(from, ky * w->stride[0] + kx * w->stride[1] + c * w->stride[2], k->element),
+               w->stride[2], n, k->element);
+      }
+}
+
+/* NCHW: tiles of output channels, each [terms / L][MR][L]. */
+static void pack_tiles(const struct ck_kernels *k, const ck_window *window, int64_t in_channels,
+                       const ck_weights *w, struct ck_gemm_weights *packed) {
   const struct ck_deal deal = ck_deal_of(packed->columns, k);
   const int64_t tile_step = ck_round_up(packed->terms, k->lanes) * k->gemm_rows;
   int64_t column = 0;
   for (int64_t t = 0; t < deal.tiles; ++t)
-    for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r, ++column) {
-      const int64_t to = t * tile_step + r * k->lanes, from = column * w->stride[3];
-      for (int64_t term = 0; term < packed->terms; term += k->lanes)
-        gather(ck_at_mut(packed->data, to + term * k->gemm_rows, k->element),
-               ck_at(w->data, from + term * w->stride[2], k->element), w->stride[2],
-               ck_min(k->lanes, packed->terms - term), k->element);
-    }
+    for (int64_t r = 0; r < ck_deal_rows(&deal, t); ++r, ++column)
+      pack_row(k, window, in_channels, w, ck_at(w->data, column * w->stride[3], k->element),
+               ck_at_mut(packed->data, t * tile_step + r * k->lanes, k->element));
 }
 
 ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_window *window,
@@ -213,7 +224,7 @@ ck_status ck_pack_gemm(const struct ck_kernels *k, ck_layout layout, const ck_wi
   if (status == CK_OK) status = pack_bias(k, bias, columns, padded, &packed->bias);
   if (status != CK_OK) return status;
   if (planar)
-    pack_tiles(k, w, packed);
+    pack_tiles(k, window, in_channels, w, packed);
   else
     pack_panels(k, window, in_channels, w, packed);
   if (!ck_parts_pay(k, terms, columns)) return CK_OK;

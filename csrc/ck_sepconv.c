@@ -31,7 +31,7 @@ static struct ck_gemm gemm_of(const struct ck_run *run, const struct ck_dw_fill 
   const bool planar = op->conv.layout == CK_NCHW;
   const struct ck_span channels = ck_channels(run);
   const int element = op->kernels->element;
-  *weights = ck_gemm_columns(op->kernels, planar ? &op->planes : op->gemm, channels);
+  *weights = ck_gemm_columns(op->kernels, planar ? op->planes : op->gemm, channels);
   struct ck_gemm g = {
       .kernels = op->kernels,
       .weights = weights,

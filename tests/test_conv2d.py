@@ -5,7 +5,16 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cases import BUNDLES, CHANNELS, call, channels_id, check, nchw
+from cases import (
+    BUNDLES,
+    CHANNELS,
+    assert_same_bits,
+    call,
+    channels_id,
+    check,
+    images_nchw,
+    nchw,
+)
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -206,6 +215,57 @@ def test_ranges_of_terms(activation, data):
 def test_blocks(size, data):
     """More pixels than a block of the GEMM holds."""
     check(call("conv2d", (2, *size, 97), outputs=5, padding=1, data=data))
+
+
+PLANES = {  # NCHW: of an image this wide, the GEMM multiplies planes that are staged for it
+    "3x3": {},
+    "3x3_s2": {"stride": 2},
+    "5x5_s3": {"kernel": (5, 5), "stride": 3},
+    "3x3_d2": {"dilation": 2},
+    "4x2_s21_d13": {"kernel": (4, 2), "stride": (2, 1), "dilation": (1, 3)},
+    "1x7": {"kernel": (1, 7), "padding": ((0, 0), (6, 0))},
+    "7x1_s2": {"kernel": (7, 1), "padding": ((0, 6), (0, 0)), "stride": 2},
+    "7x7": {"kernel": (7, 7), "padding": 9},
+}
+
+
+@pytest.mark.parametrize(
+    ("groups", "activation"),
+    [(1, "silu"), (2, "relu6"), (5, None)],
+    ids=["dense", "groups_2", "groups_5"],
+)
+@pytest.mark.parametrize("window", PLANES.values(), ids=PLANES)
+def test_staged_planes(window, groups, activation, data):
+    """In several blocks, by one thread or more: the bits of NHWC."""
+    options = {"padding": 1, "residual": True, "activation": activation, "data": data, **window}
+    made = call("conv2d", (1, 30, 233, 10), outputs=20, groups=groups, **options)
+    y = made.run()
+    check(made, y)
+    for threads in (1, 3):
+        assert_same_bits(nchw(made).run(threads=threads), images_nchw(y))
+
+
+@pytest.mark.parametrize("pixels", range(1, 70, 3))
+def test_rows_of_staged_planes(pixels, data):
+    """The last vectors of a row are full, or, where it has no more, parts of one."""
+    made = call("conv2d", (1, 20, pixels, 4), outputs=7, padding=1, residual=True, data=data)
+    check(nchw(made))
+
+
+def test_ranges_of_staged_planes(data):
+    """More terms than a range of the GEMM holds: 18432 for 12 outputs."""
+    made = {"kernel": (12, 12), "outputs": 12, "padding": 6, "residual": True, "data": data}
+    check(nchw(call("conv2d", (1, 15, 20, 128), **made)))
+
+
+@pytest.mark.parametrize("outputs", [1, 15, 48, 49], ids="outputs_{}".format)
+@pytest.mark.parametrize("channels", [1, 3, 32, 33, 64, 128], ids="channels_{}".format)
+def test_pointwise_planes(channels, outputs, data):
+    """Few channels are multiplied where they lie, whose blocks end in parts of vectors; many, and
+    those whose planes fall into one set of L1, are copied first."""
+    for size in ((1, 9), (5, 51), (32, 32), (41, 43)):
+        made = {"kernel": (1, 1), "outputs": outputs, "residual": True, "data": data}
+        check(nchw(call("conv2d", (2, *size, channels), **made)))
 
 
 def test_no_bias(layout, data):

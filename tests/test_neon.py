@@ -189,6 +189,21 @@ def test_pixels_per_tile(program, pixels, data):
     )
 
 
+@pytest.mark.parametrize("groups", [1, 3], ids="groups_{}".format)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 5), (4, 2)], ids=str)
+def test_wide_planes(program, kernel, groups, data):
+    """Of images this wide, NCHW's planes are multiplied."""
+    options = {"kernel": kernel, "outputs": 6, "groups": groups, "residual": True, "data": data}
+    check_all(
+        program,
+        (
+            call("conv2d", (2, 23, width, 6), stride=stride, dilation=dilation, **options)
+            for width in (61, 64, 75)
+            for stride, dilation in ((1, 1), (2, 1), (3, 1), (1, 2))
+        ),
+    )
+
+
 def test_long_sums(program, data):
     check_all(
         program,

@@ -71,23 +71,63 @@ CK_INLINE void gemm_next_run(const struct ck_gemm_args *g, struct gemm_walk *wal
   for (int q = 0; 3 * q < rows; ++q) walk->a[q] += g->a_line - g->a_next;
 }
 
+CK_INLINE void gemm_term(const struct gemm_walk *walk, vf (*sum)[GEMM_MAX_VECTORS], const real *b,
+                         const int rows, const int vectors) {
+  vf w[GEMM_MAX_VECTORS];
+  CK_UNROLL
+  for (int j = 0; j < vectors; ++j) w[j] = vf_load(b + j * VF_LANES);
+  CK_UNROLL
+  for (int i = 0; i < rows; ++i) {
+    const vf pixel = gemm_pixel(walk, i);
+    CK_UNROLL
+    for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
+  }
+}
+
 /* Terms, until the weights end. */
 CK_INLINE void gemm_terms(struct gemm_walk *walk, vf (*sum)[GEMM_MAX_VECTORS], const real *b,
                           const real *end, const bool ahead, const int rows, const int vectors) {
   CK_NO_UNROLL
   do {
-    vf w[GEMM_MAX_VECTORS];
-    CK_UNROLL
-    for (int j = 0; j < vectors; ++j) w[j] = vf_load(b + j * VF_LANES);
-    CK_UNROLL
-    for (int i = 0; i < rows; ++i) {
-      const vf pixel = gemm_pixel(walk, i);
-      CK_UNROLL
-      for (int j = 0; j < vectors; ++j) sum[i][j] = vf_fma(pixel, w[j], sum[i][j]);
-    }
+    gemm_term(walk, sum, b, rows, vectors);
     b += vectors * VF_LANES;
     gemm_next_term(walk, ahead, rows);
   } while (b < end);
+}
+
+/* All terms, run by run. */
+CK_INLINE void gemm_sum(const struct ck_gemm_args *g, struct gemm_walk *walk,
+                        vf (*sum)[GEMM_MAX_VECTORS], const real *b, const int rows,
+                        const int vectors) {
+  const int64_t next = g->a_next - g->a_run;
+  for (int64_t left = g->terms; left > 0; left -= g->a_run) {
+    const real *b_end = b + ck_min(left, g->a_run) * vectors * VF_LANES;
+    if (rows > 1 && b < walk->near_end) {
+      const real *near_end = walk->near_end < b_end ? walk->near_end : b_end;
+      gemm_terms(walk, sum, b, near_end, true, rows, vectors);
+      b = near_end;
+    }
+    if (b < b_end) gemm_terms(walk, sum, b, b_end, false, rows, vectors);
+    b = b_end;
+    gemm_next_run(g, walk, next, rows);
+  }
+}
+
+/* The same of planes, each of which has a place of its own. */
+CK_INLINE void gemm_sum_planes(const struct ck_gemm_args *g, struct gemm_walk *walk,
+                               vf (*sum)[GEMM_MAX_VECTORS], const real *b, const int rows,
+                               const int vectors) {
+  const int64_t next = g->a_next - g->a_run;
+  const int64_t *at = g->b_at, *end = at + g->terms;
+  while (at < end) {
+    const int64_t *run_end = end - at < g->a_run ? end : at + g->a_run;
+    CK_NO_UNROLL
+    do {
+      gemm_term(walk, sum, b + *at, rows, vectors);
+      gemm_next_term(walk, false, rows);
+    } while (++at < run_end);
+    gemm_next_run(g, walk, next, rows);
+  }
 }
 
 /* Look at sums of every step-th row, in as many chains, that do not wait for each other, as there
@@ -156,18 +196,10 @@ CK_INLINE void gemm_tile(struct ck_gemm_args *g, struct gemm_place *at, const bo
 
   struct gemm_walk walk = gemm_walk_from(g, at->a, rows);
   gemm_look_ahead(g, &walk, vectors * VF_LANES, rows);
-  const int64_t next = g->a_next - g->a_run;
-  for (int64_t left = g->terms; left > 0; left -= g->a_run) {
-    const real *b_end = b + ck_min(left, g->a_run) * vectors * VF_LANES;
-    if (rows > 1 && b < walk.near_end) {
-      const real *near_end = walk.near_end < b_end ? walk.near_end : b_end;
-      gemm_terms(&walk, sum, b, near_end, true, rows, vectors);
-      b = near_end;
-    }
-    if (b < b_end) gemm_terms(&walk, sum, b, b_end, false, rows, vectors);
-    b = b_end;
-    gemm_next_run(g, &walk, next, rows);
-  }
+  if (g->b_at)
+    gemm_sum_planes(g, &walk, sum, b, rows, vectors);
+  else
+    gemm_sum(g, &walk, sum, b, rows, vectors);
 
   if (g->zero) gemm_look(g, sum, rows, vectors);
   if (at->residual) {
@@ -260,7 +292,7 @@ static void gemm_narrow(struct ck_gemm_args *g) {
 
 void CK_FN(gemm)(struct ck_gemm_args *g) {
 #if VF_HAS_HALVES
-  if (g->vectors == 2 && g->columns <= VF_LANES + VF_LANES / 2) {
+  if (g->vectors == 2 && g->columns <= VF_LANES + VF_LANES / 2 && !g->b_at) {
     gemm_halves(g);
     return;
   }
